@@ -1,0 +1,60 @@
+"""Which words of a batch are positives of each other, and which pairs are ignored."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Two relations over the ``W`` words of a batch, the same on every rank.
+
+    ``positives``, ``ignored``: CSR ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists P(j), I(j), without
+    ``j`` itself and without repetitions. ``anchor_weight``: ``a_j``, float ``[W]``, 0 where P(j) is empty.
+    """
+
+    positives: tuple[torch.Tensor, torch.Tensor]
+    ignored: tuple[torch.Tensor, torch.Tensor]
+    anchor_weight: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.anchor_weight)
+
+    def to(self, device: torch.device) -> "Relations":
+        """A copy on a device."""
+        return Relations(
+            (self.positives[0].to(device), self.positives[1].to(device)),
+            (self.ignored[0].to(device), self.ignored[1].to(device)),
+            self.anchor_weight.to(device),
+        )
+
+
+def csr(rows: torch.Tensor, columns: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """CSR lists of the pairs ``(rows[i], columns[i])`` over ``size`` rows; pairs are sorted and made unique."""
+    keys = torch.unique(rows * size + columns)
+    offsets = torch.zeros(size + 1, dtype=torch.int64, device=rows.device)
+    offsets[1:] = torch.cumsum(torch.bincount(keys // size, minlength=size), 0)
+    return offsets, keys % size
+
+
+def edges(relation: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, columns) of a CSR relation, in row order."""
+    offsets, columns = relation
+    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=columns.device), offsets.diff())
+    return rows, columns
+
+
+def transpose(relation: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The relation with its pairs turned around."""
+    rows, columns = edges(relation)
+    return csr(columns, rows, len(relation[0]) - 1)
+
+
+def full_relations(groups: torch.Tensor) -> Relations:
+    """Relations of a batch in which words of equal group number are positives of each other and nothing is ignored."""
+    size = len(groups)
+    same = (groups[:, None] == groups[None, :]).fill_diagonal_(False)
+    rows, columns = same.nonzero(as_tuple=True)
+    anchors = same.any(dim=1).double()
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Relations(csr(rows, columns, size), csr(nothing, nothing, size), anchors / anchors.sum().clamp(min=1))

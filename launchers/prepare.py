@@ -1,0 +1,26 @@
+"""Turn a recipe's text and dictionaries into what training reads.
+
+    python launchers/prepare.py --config configs/enclone_demo.yaml
+    python launchers/prepare.py --config configs/enclone_demo.yaml data.dir=/scratch/demo
+
+Running it again rebuilds only what changed.
+"""
+
+import argparse
+
+from prealign.config import load_recipe
+from prealign.corpus.preparing import prepare
+from prealign.errors import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prepare the data of a recipe.")
+    parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.config, arguments.overrides)
+    prepare(recipe, say=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,53 @@
+"""Train a recipe: its stages in order (align, pretrain), each going on from its last checkpoint.
+
+deepspeed --num_accelerators 2 launchers/pretrain.py --config configs/enclone_demo.yaml
+python launchers/pretrain.py --config configs/enclone_demo.yaml stages=[pretrain] codeswitch.ratio=0 name=joint
+python launchers/pretrain.py --config configs/enclone_demo.yaml --check
+"""
+
+import argparse
+from typing import Any
+
+import torch
+
+from prealign.config import load_recipe
+from prealign.corpus.prepared import open_data
+from prealign.distributed.world import check_batch, running_world
+from prealign.errors import run
+from prealign.evaluation.language_model import evaluate_language
+from prealign.evaluation.similarity import Probe, aligned_cosine
+from prealign.training.run import run_stages
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a recipe.")
+    parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
+    parser.add_argument("--stage", choices=["align", "pretrain"], help="run this stage alone")
+    parser.add_argument("--check", action="store_true", help="check recipe and data, print the plan, train nothing")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    arguments = parser.parse_args()
+
+    recipe = load_recipe(arguments.config, arguments.overrides)
+    data = open_data(recipe)
+    with running_world() as world:
+        check_batch(recipe, world.ranks)
+        lexicon = data.whole_lexicon
+        probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
+
+        def evaluate(model: torch.nn.Module) -> dict[str, Any]:
+            results: dict[str, Any] = {}
+            for language in recipe.languages:
+                measured = evaluate_language(model, recipe, data, world, language, None)
+                if measured is not None:
+                    results[f"perplexity/{language}"] = measured.perplexity
+                    results[f"bits_per_byte/{language}"] = measured.bits_per_byte
+            if probe is not None:
+                results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, probe)
+            return results
+
+        run_stages(recipe, world, data, evaluate, say=print, only=arguments.stage)
+
+
+if __name__ == "__main__":
+    run(main)

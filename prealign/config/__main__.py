@@ -1,0 +1,16 @@
+"""Print a resolved recipe: ``python -m prealign.config configs/enclone_demo.yaml [key.sub=value ...]``."""
+
+import sys
+
+from prealign.config import dump_recipe, load_recipe
+from prealign.errors import UserError, run
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        raise UserError("usage: python -m prealign.config RECIPE [key.sub=value ...]")
+    print(dump_recipe(load_recipe(sys.argv[1], sys.argv[2:])), end="")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,177 @@
+"""YAML -> `Recipe`: ``base:`` inheritance, ``key.sub=value`` overrides, one-line errors that name file and key."""
+
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from prealign.config.recipe import Recipe
+from prealign.errors import UserError
+
+CHECKOUT_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def load_recipe(config: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Load and validate a recipe.
+
+    ``config`` is a path, or the name of a file of ``configs/`` without its extension. ``overrides`` are
+    ``key.sub=value`` strings whose values are YAML. Later wins: bases in their order, the file, the overrides. Raises
+    `UserError`.
+    """
+    path = _find(config)
+    values = _read(path, seen=())
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    return validate(values, str(path))
+
+
+def validate(values: dict[str, Any], origin: str) -> Recipe:
+    """Validate a plain mapping; ``origin`` is named in errors."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, origin)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _find(config: str) -> Path:
+    candidates = [Path(config)]
+    if not Path(config).suffix:
+        candidates += [Path("configs") / f"{config}.yaml", CHECKOUT_CONFIGS / f"{config}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted(p.stem for p in CHECKOUT_CONFIGS.glob("*.yaml"))
+    near = difflib.get_close_matches(Path(config).stem, known, n=1)
+    raise UserError(
+        f"--config {config}: no such file; expected a YAML file or one of {known}"
+        + (f"; did you mean '{near[0]}'?" if near else "")
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number, a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise UserError(
+                    f"{self.name}, line {key_node.start_mark.line + 1}: key '{key}' is given twice; remove one"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _yaml(text: str, origin: str) -> Any:
+    loader = _Loader(text)
+    loader.name = origin
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{origin}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    finally:
+        loader.dispose()
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """One file with its bases merged below it."""
+    if path.resolve() in seen:
+        raise UserError(
+            f"{path}: found a circle of base files; expected each file to be reached once; remove one 'base'"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: found bytes that are not UTF-8; expected a YAML file in UTF-8") from None
+    own = _yaml(text, str(path))
+    if not isinstance(own, dict):
+        raise UserError(f"{path}: found {type(own).__name__}; expected a mapping of recipe keys")
+    bases = own.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_path = path.parent / base
+        if not base_path.is_file():
+            raise UserError(f"{path}: base: no such file '{base_path}'; expected a path relative to {path.parent}/")
+        _merge(merged, _read(base_path, (*seen, path.resolve())))
+    _merge(merged, own)
+    return merged
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"override '{override}': expected key.sub=value")
+    result: Any = _yaml(value, f"override '{override}'")
+    for part in reversed(key.split(".")):
+        result = {part: result}
+    return result
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """The first problem of a validation, in one line."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    location = first["loc"]
+    key = ".".join(str(part) for part in location) or "recipe"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        siblings = _fields_at(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), siblings, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {sorted(siblings)}"
+        return f"{origin}: {key}: unknown key; {hint}{more}"
+    if first["type"] == "missing":
+        return f"{origin}: {key}: missing; add it{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{origin}: {key}: {message}{more}" if location else f"{origin}: {message}{more}"
+    expected = message[0].lower() + message[1:]
+    return f"{origin}: {key}: found {first['input']!r}; expected: {expected}{more}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at a key path, whatever stands between (a dict of sections, an optional section)."""
+    annotation: Any = Recipe
+    for part in location:
+        section = _section_in(annotation)
+        if section is not None and part in section.model_fields:
+            annotation = section.model_fields[str(part)].annotation
+        # otherwise the part is a key of a mapping whose values are sections: the annotation stays
+    section = _section_in(annotation)
+    return list(section.model_fields) if section else []
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (dict, typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            if (section := _section_in(argument)) is not None:
+                return section
+    return None

@@ -1,0 +1,315 @@
+"""The recipe: every number of a run, validated in one place.
+
+Sizes are in the units their names say; counts of tokens include every position that enters the model. A recipe is
+written as YAML (`prealign.config.load_recipe`) and printed, resolved, by ``python -m prealign.config FILE [key=value
+...]``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Text(Section):
+    """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
+
+    files: list[str] = []
+    """Paths or glob patterns, read in sorted order; relative to the working directory."""
+    hub: str | None = None
+    """Dataset id on the hub, streamed; `hub_name`, `hub_split` and `hub_revision` go to `datasets.load_dataset`."""
+    hub_name: str | None = None
+    hub_split: str = "train"
+    hub_revision: str | None = None
+    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
+    """`auto` goes by the file name: .jsonl/.json, .parquet, .txt (compressed or not)."""
+    field: str = "text"
+    """The column or JSON key that holds the document."""
+    documents: Literal["blank_line", "line", "file"] = "blank_line"
+    """What ends a document in a text file."""
+    max_documents: Count | None = None
+    """Stop after this many documents (before de-duplication)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Text":
+        if bool(self.files) == bool(self.hub):
+            raise ValueError("found both or neither of 'files' and 'hub'; expected exactly one of them")
+        return self
+
+
+class Language(Section):
+    """One language of the mixture."""
+
+    tokens: Annotated[int, Field(ge=0)]
+    """Training tokens of this language over the whole run, align stage and word batches included."""
+    text: Text | None = None
+    clone_of: str | None = None
+    """Make this language a clone: token ids of documents of that language, shifted by the vocabulary size."""
+    clone_share: Fraction = 0.01
+    """Share of the original's training documents that become clone text (and leave the original's text)."""
+    space_prefix: bool = True
+    """Words are written with a space before them (false for Chinese): how a lone word is tokenised."""
+    dictionaries: list[str] = []
+    """Word lists from the source language: `source<tab or space>translation` lines, best first."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Language":
+        if (self.text is None) == (self.clone_of is None):
+            raise ValueError("found both or neither of 'text' and 'clone_of'; expected exactly one of them")
+        return self
+
+
+class Tokenizer(Section):
+    """Byte-level BPE: trained on the text, or given as tiktoken ranks."""
+
+    vocab_size: Annotated[int, Field(ge=257)] = 50_000
+    """Byte-pair ranks plus the end-of-document token, which is the last id."""
+    ranks: Path | None = None
+    """A `.tiktoken` file (base64 token, rank) to load in place of training."""
+    pattern: str | None = None
+    """Pre-tokenizer regular expression; the default puts a token boundary at every word edge."""
+    training_bytes: Count = 50_000_000
+    """Text per language that the tokenizer is trained on."""
+
+
+class Data(Section):
+    """What `launchers/prepare.py` writes."""
+
+    dir: Path
+    tokenizer: Tokenizer = Tokenizer()
+    heldout_fraction: Fraction = 0.001
+    """Share of the documents, drawn by their content, that is kept for evaluation."""
+    invalid_utf8: Literal["replace", "refuse"] = "replace"
+    """Undecodable bytes: replaced by U+FFFD and counted, or an error."""
+
+
+class Lexicon(Section):
+    """The alignment table."""
+
+    min_count: Count = 1
+    """Words that occur less often in the source training text are left out."""
+    top_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Use the most frequent words only (beta of the paper's Table 4), for alignment and code-switching alike."""
+    permute: bool = False
+    """Control experiment: give every word the translations of another one, by a seeded permutation."""
+
+
+class Model(Section):
+    """GPT-2 style decoder: learned positions, pre-LayerNorm, GELU."""
+
+    layers: Count
+    hidden_size: Count
+    heads: Count
+    context: Count = 1024
+    ffn_multiple: Count = 4
+    tied_embeddings: bool = False
+    init_std: Annotated[float, Field(gt=0.0)] = 0.02
+    init: Literal["random", "perfect_clone"] = "random"
+    """`perfect_clone` copies the original's embedding rows, input and output, to its clones: the upper bound."""
+    vocab_multiple: Count = 128
+    """The embedding tables are padded to a multiple of this many rows."""
+    reset_at_document: bool = False
+    """Attention stops at document ends and positions start again."""
+    attention: Literal["auto", "sdpa", "flash"] = "auto"
+    """`auto` takes flash-attn on a GPU where it is installed, else torch's scaled_dot_product_attention."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Model":
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"found hidden_size={self.hidden_size} and heads={self.heads}; expected hidden_size divisible by heads"
+            )
+        return self
+
+
+class Batch(Section):
+    """Sizes in sequences of `model.context` tokens."""
+
+    global_batch_size: Count
+    """Sequences of one optimizer step over all ranks."""
+    micro_batch_size: Count
+    """Sequences of one forward pass on one rank."""
+
+
+class Optimizer(Section):
+    """AdamW with decoupled weight decay on matrices only."""
+
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
+    """Maximal global gradient norm; 0 turns clipping off."""
+
+
+class Schedule(Section):
+    """Linear warmup, then a cosine from `learning_rate` to `min_learning_rate`."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)]
+    min_learning_rate: Annotated[float, Field(ge=0.0)]
+    warmup: Fraction
+    """Share of the stage's steps."""
+
+
+class Align(Schedule):
+    """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
+    warmup: Fraction = 0.05
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the run's steps spent here. Its text and word tokens are taken from the languages' budgets."""
+    words_per_step: Annotated[int, Field(ge=2)] = 16_384
+    """Rows of one word batch over all ranks, translations included; a group of words is never split."""
+    sampling: Literal["uniform", "frequency"] = "uniform"
+    max_translations: Count = 4
+    """Translations per word and language in a word batch."""
+    tau: Annotated[float, Field(gt=0.0)] = 0.1
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    anchors: Literal["all", "source"] = "all"
+    siblings: Literal["ignore", "positive", "negative"] = "ignore"
+    """How two translations of one source word see each other."""
+    include_self: bool = False
+    """Keep the anchor itself in its denominator."""
+    layer_reduce: Literal["sum", "mean"] = "sum"
+    final_norm: bool = True
+    """Take the last block's words after the final LayerNorm."""
+
+
+class Pretrain(Schedule):
+    """The pretrain stage: LM loss on the mixture, source text code-switched."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
+    min_learning_rate: Annotated[float, Field(ge=0.0)] = 3e-5
+    warmup: Fraction = 0.01
+    init_from: Path | None = None
+    """Run folder whose finished align stage gives the weights, when this run has no align stage of its own."""
+
+
+class CodeSwitch(Section):
+    """Code-switching of source-language text in the pretrain stage."""
+
+    ratio: Fraction = 0.05
+    """Probability that an occurrence of a word with a translation is replaced."""
+    mode: Literal["input_only", "vanilla"] = "input_only"
+    """`input_only`: targets stay in the source language. `vanilla`: train on the switched text (ablation)."""
+
+
+class Parallel(Section):
+    """How the run is spread over devices."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """`full` recomputes every block in the backward pass."""
+
+
+class Evaluation(Section):
+    """Held-out perplexity per language and the cosine of aligned words."""
+
+    every: Count = 1000
+    """Steps between evaluations; there is always one at the end of a stage."""
+    tokens: Count = 1_000_000
+    """At most this many held-out tokens per language."""
+    probe_words: Count = 1000
+    """Aligned word pairs whose cosine is watched."""
+
+
+class Checkpoint(Section):
+    every: Count = 1000
+    """Steps between checkpoints; there is always one at the end of a stage."""
+    keep: Count = 2
+    """Newest checkpoints kept per stage."""
+
+
+class Log(Section):
+    every: Count = 10
+    """Steps between rows of `metrics.jsonl`."""
+    tensorboard: bool = True
+
+
+class Recipe(Section):
+    """A whole experiment."""
+
+    name: str
+    seed: int = 1
+    run_dir: Path | None = None
+    """Run folder; `runs/<name>` by default."""
+    stages: list[Literal["align", "pretrain"]] = ["align", "pretrain"]
+    """`[pretrain]` alone is Joint Training (with `codeswitch.ratio: 0`)."""
+    source_language: str = "en"
+    languages: dict[str, Language]
+    data: Data
+    lexicon: Lexicon = Lexicon()
+    model: Model
+    batch: Batch
+    optimizer: Optimizer = Optimizer()
+    align: Align = Align()
+    pretrain: Pretrain = Pretrain()
+    codeswitch: CodeSwitch = CodeSwitch()
+    parallel: Parallel = Parallel()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    loader_workers: Annotated[int, Field(ge=0)] = 2
+    """Data loading processes per rank; 0 loads in the training process."""
+    deepspeed: dict[str, Any] = {}
+    """Merged verbatim over the generated DeepSpeed configuration."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        names = list(self.languages)
+        if self.source_language not in self.languages:
+            raise ValueError(f"source_language: found '{self.source_language}'; expected one of languages: {names}")
+        for name, language in self.languages.items():
+            original = language.clone_of
+            if original is not None and (original not in self.languages or self.languages[original].clone_of):
+                raise ValueError(
+                    f"languages.{name}.clone_of: found '{original}'; expected a language of this recipe that has text"
+                )
+        if self.stages not in (["align"], ["pretrain"], ["align", "pretrain"]):
+            raise ValueError(f"stages: found {self.stages}; expected [align], [pretrain] or [align, pretrain]")
+        if "align" in self.stages and self.pretrain.init_from is not None:
+            raise ValueError("pretrain.init_from: found a folder beside the stage 'align'; expected stages: [pretrain]")
+        return self
+
+    @property
+    def targets(self) -> list[str]:
+        """The languages that words are translated into, in recipe order."""
+        return [name for name in self.languages if name != self.source_language]
+
+    @property
+    def clones(self) -> list[str]:
+        """The clone languages, in recipe order; clone ``i`` has token ids ``(i + 1) * vocab_size + original``."""
+        return [name for name, language in self.languages.items() if language.clone_of]
+
+    def token_offset(self, language: str) -> int:
+        """What is added to a tokenizer id to get the language's id: 0, or the clone's block of the vocabulary."""
+        if self.languages[language].clone_of is None:
+            return 0
+        return (self.clones.index(language) + 1) * self.data.tokenizer.vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids in use: one block per clone beside the tokenizer's own."""
+        return self.data.tokenizer.vocab_size * (1 + len(self.clones))
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding tables."""
+        multiple = self.model.vocab_multiple
+        return -(-self.vocab_size // multiple) * multiple
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run_dir if self.run_dir is not None else Path("runs") / self.name

@@ -1,0 +1,1 @@
+"""Token store, word map, code-switch map, mixture and loader."""

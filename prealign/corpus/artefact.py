@@ -1,0 +1,164 @@
+"""Artefacts: folders that are built whole or not at all, and rebuilt only when what they are made from has changed.
+
+Each folder carries ``manifest.json``: format version, kind, the inputs it was made from, facts that its builder states,
+and size and SHA-256 of every file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prealign.errors import UserError
+
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An artefact on disk."""
+
+    folder: Path
+    kind: str
+    inputs: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the hashes of the files: equal content, equal fingerprint."""
+        return digest({name: entry["sha256"] for name, entry in self.files.items()})
+
+    def verify(self) -> None:
+        """Hash every file again; raises `UserError` for the first that differs from the manifest."""
+        for name, entry in self.files.items():
+            found = sha256_file(self.folder / name)
+            if found != entry["sha256"]:
+                raise UserError(
+                    f"{self.folder / name}: found SHA-256 {found[:12]}..., expected {entry['sha256'][:12]}... by its "
+                    f"manifest; the file is damaged: remove {self.folder} and run launchers/prepare.py again"
+                )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a small text file so that a reader sees the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def open_artefact(folder: Path, kind: str) -> Artefact:
+    """Open an artefact, checking manifest, format and file sizes (constant cost). Raises `UserError`."""
+    path = folder / _MANIFEST
+    remedy = "run launchers/prepare.py with this recipe"
+    if not path.is_file():
+        raise UserError(f"{folder}: no such {kind}; {remedy}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        artefact = Artefact(folder, manifest["kind"], manifest["inputs"], manifest["facts"], manifest["files"])
+    except (ValueError, KeyError, OSError, TypeError):
+        raise UserError(f"{path}: not a manifest; remove {folder} and {remedy}") from None
+    if manifest.get("format") != FORMAT_VERSION or artefact.kind != kind:
+        raise UserError(
+            f"{path}: found {artefact.kind!r} of format {manifest.get('format')}; "
+            f"expected {kind!r} of format {FORMAT_VERSION}; remove {folder} and {remedy}"
+        )
+    for name, entry in artefact.files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            found = "no such file" if size is None else f"found {size} bytes"
+            raise UserError(f"{file}: {found}; expected {entry['bytes']} bytes; remove {folder} and {remedy}")
+    return artefact
+
+
+def ensure(
+    folder: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]
+) -> tuple[Artefact, bool]:
+    """The artefact made from ``inputs``: the one on disk if it is, else built now.
+
+    ``build`` fills an empty folder and returns the facts. Returns the artefact and whether it was built. A build that
+    fails or is killed leaves the old artefact as it was.
+    """
+    inputs = json.loads(json.dumps(inputs))
+    if (folder / _MANIFEST).is_file():
+        try:
+            artefact = open_artefact(folder, kind)
+            if artefact.inputs == inputs:
+                return artefact, False
+        except UserError:
+            pass  # damaged or of another format: built again
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        facts = build(partial)
+        files = {
+            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"format": FORMAT_VERSION, "kind": kind, "inputs": inputs, "facts": facts, "files": files}
+        write_atomically(partial / _MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        _replace_folder(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return open_artefact(folder, kind), True
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class InputHashes:
+    """SHA-256 of input files, remembered by path, size and modification time so that unchanged files are read once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+
+    def of(self, paths: list[Path]) -> list[str]:
+        """Hashes of files, in order."""
+        hashes = []
+        for path in paths:
+            stat = path.stat()
+            state = [stat.st_size, stat.st_mtime_ns]
+            known = self._known.get(str(path.resolve()))
+            if known is None or known[:2] != state:
+                known = [*state, sha256_file(path)]
+                self._known[str(path.resolve())] = known
+            hashes.append(known[2])
+        return hashes
+
+    def save(self) -> None:
+        """Remember for the next time."""
+        write_atomically(self._path, json.dumps(self._known, indent=0))

@@ -1,0 +1,77 @@
+"""Code-switch index map: for every word of a store, which form of which lexicon entry it is.
+
+``NAME.cs``: header (magic, uint64 version, words, item size), then one unsigned integer a word, in the order of the
+word map: 0 for a word that is not in the table, else form number + 1 (forms as in `prealign.lexicon.compiled`). Built
+from store, word map and lexicon alone.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from prealign.corpus.spans import hash_spans, words_in_chunks
+from prealign.corpus.store import TokenStore
+from prealign.corpus.wordmap import WordMap
+from prealign.errors import UserError
+from prealign.lexicon.compiled import FORMS, CompiledLexicon
+
+_MAGIC = b"PACSMAP\x00"
+_HEADER = struct.Struct("<8sQQQ")
+
+
+def build_codeswitch_map(path: Path, store: TokenStore, words: WordMap, lexicon: CompiledLexicon) -> dict[str, int]:
+    """Write the map; returns how many words there are and how many are in the table."""
+    count = FORMS * len(lexicon)
+    begin, end = lexicon.form_offsets[:count], lexicon.form_offsets[1 : count + 1]
+    hashes = hash_spans(lexicon.form_tokens, begin, end)
+    keys, form_of_key = np.unique(hashes, return_index=True)  # equal spellings: the first form, so "I" is capitalised
+    dtype = np.dtype("<u2") if count < 2**16 else np.dtype("<u4")
+    matched = 0
+    with path.open("wb") as file:
+        file.write(_HEADER.pack(_MAGIC, 1, words.words, dtype.itemsize))
+        for tokens, starts, ends, _ in words_in_chunks(store, words):
+            wanted = hash_spans(tokens, starts, ends)
+            place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+            found = keys[place] == wanted if len(keys) else np.zeros(len(wanted), bool)
+            forms = np.where(found, form_of_key[place] + 1 if len(keys) else 0, 0)
+            _check_equal(lexicon, forms, tokens, starts, ends)
+            file.write(forms.astype(dtype).tobytes())
+            matched += int(np.count_nonzero(forms))
+    return {"words": words.words, "in_table": matched}
+
+
+def _check_equal(
+    lexicon: CompiledLexicon, forms: np.ndarray, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> None:
+    """Turn matches whose tokens differ (two spans with one hash) into 0, in place."""
+    hit = np.flatnonzero(forms)
+    begin = lexicon.form_offsets[forms[hit] - 1]
+    lengths = lexicon.form_offsets[forms[hit]] - begin
+    equal = lengths == ends[hit] - starts[hit]
+    for place in range(int(lengths.max(initial=0))):
+        inside = np.flatnonzero(equal & (place < lengths))
+        same = tokens[starts[hit[inside]] + place] == lexicon.form_tokens[begin[inside] + place]
+        equal[inside] &= same
+    forms[hit[~equal]] = 0
+
+
+class CodeSwitchMap:
+    """A map opened for reading; ``forms[i]`` is form number + 1 of word ``i`` of the store, or 0."""
+
+    def __init__(self, path: Path, words: int) -> None:
+        try:
+            size = path.stat().st_size
+            header = path.open("rb").read(_HEADER.size)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: {error.strerror}; expected a code-switch map; run launchers/prepare.py"
+            ) from None
+        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+            raise UserError(f"{path}: found no code-switch map header; prepare it again")
+        _, version, count, itemsize = _HEADER.unpack(header)
+        if version != 1 or itemsize not in (2, 4) or size != _HEADER.size + count * itemsize:
+            raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
+        if count != words:
+            raise UserError(f"{path}: found {count} words, expected {words} by the store; run launchers/prepare.py")
+        self.forms = np.memmap(path, f"<u{itemsize}", "r", _HEADER.size, (count,)) if count else np.empty(0, np.uint16)

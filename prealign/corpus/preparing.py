@@ -1,0 +1,250 @@
+"""Text -> everything training reads: tokenizer, stores, word counts, alignment table, code-switch map.
+
+Folders under ``data.dir``: ``tokenizer``, one per language, ``lexicon``, ``codeswitch``. Each is an artefact
+(`prealign.corpus.artefact`): running this again rebuilds only what its inputs changed.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prealign.config import Recipe
+from prealign.corpus.artefact import Artefact, InputHashes, ensure
+from prealign.corpus.building import Split, build_stores
+from prealign.corpus.codeswitch_map import build_codeswitch_map
+from prealign.corpus.counting import count_words
+from prealign.corpus.store import TokenStore
+from prealign.corpus.wordmap import WordMap
+from prealign.errors import UserError
+from prealign.lexicon.compiled import CompiledLexicon, compile_table
+from prealign.lexicon.table import build_table, read_table, write_table
+from prealign.text.reading import ReadCounts, read_documents, text_files
+from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks, train_tokenizer
+
+Say = Callable[[str], None]
+
+
+def prepare(recipe: Recipe, say: Say) -> None:
+    """Build what is missing or out of date; ``say`` is called with one line per artefact. Raises `UserError`."""
+    try:
+        recipe.data.dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"data.dir: '{recipe.data.dir}' cannot be made ({error.strerror}); choose another folder"
+        ) from None
+    with _only_one(recipe.data.dir):
+        _Preparation(recipe, say).run()
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; two preparations of one folder would remove each other's work."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder}: another preparation is writing here; wait for it or choose another data.dir"
+            ) from None
+        yield
+
+
+class _Preparation:
+    """One run of `prepare`; the methods stand in the order of their work."""
+
+    def __init__(self, recipe: Recipe, say: Say) -> None:
+        self.recipe = recipe
+        self.data = recipe.data
+        self.dir = recipe.data.dir
+        self.say = say
+        self.hashes = InputHashes(self.dir / ".input_hashes.json")
+        self.source = recipe.source_language
+
+    def run(self) -> None:
+        inputs = {name: self._text_inputs(name) for name, lang in self.recipe.languages.items() if lang.text}
+        tokenizer = self._tokenizer(inputs)
+        stores = {name: self._language(name, inputs, tokenizer) for name in self.recipe.languages}
+        if has_lexicon(self.recipe):
+            lexicon = self._lexicon(stores[self.source], tokenizer)
+            self._codeswitch(stores[self.source], lexicon)
+        self.hashes.save()
+
+    def _text_inputs(self, name: str) -> dict[str, Any]:
+        """What the text of a language depends on."""
+        text = self.recipe.languages[name].text
+        assert text is not None
+        files = self.hashes.of(text_files(text, f"languages.{name}.text")) if text.files else []
+        return text.model_dump(mode="json", exclude={"files"}) | {
+            "sha256": files,
+            "invalid_utf8": self.data.invalid_utf8,
+        }
+
+    def _split(self, name: str) -> Split:
+        shares = [lang.clone_share for lang in self.recipe.languages.values() if lang.clone_of == name]
+        return Split(self.data.heldout_fraction, tuple(shares))
+
+    def _documents(self, name: str, counts: ReadCounts) -> Iterator[str]:
+        text = self.recipe.languages[name].text
+        assert text is not None
+        return read_documents(text, f"languages.{name}.text", self.data.invalid_utf8, counts)
+
+    def _tokenizer(self, text_inputs: dict[str, Any]) -> Tokenizer:
+        settings = self.data.tokenizer
+        if settings.ranks is not None:
+            if not settings.ranks.is_file():
+                raise UserError(f"data.tokenizer.ranks: no such file '{settings.ranks}'; expected a .tiktoken file")
+            inputs = {"ranks": self.hashes.of([settings.ranks])[0], "pattern": settings.pattern or WORD_PATTERN}
+        else:
+            if settings.pattern is not None:
+                raise UserError(
+                    "data.tokenizer.pattern: found without data.tokenizer.ranks; a trained tokenizer has its own"
+                )
+            inputs = {"texts": text_inputs, "heldout": self.data.heldout_fraction, "pattern": WORD_PATTERN}
+            inputs |= {"vocab_size": settings.vocab_size, "training_bytes": settings.training_bytes}
+
+        def build(folder: Path) -> dict[str, Any]:
+            if settings.ranks is not None:
+                tokenizer = Tokenizer(read_ranks(settings.ranks), settings.pattern or WORD_PATTERN)
+            else:
+                tokenizer = train_tokenizer(self._training_text(), settings.vocab_size)
+            tokenizer.save(folder)
+            return {"vocab_size": tokenizer.vocab_size, "pattern": tokenizer.pattern, "sha256": tokenizer.fingerprint}
+
+        artefact = self._ensure("tokenizer", "tokenizer", inputs, build)
+        if artefact.facts["vocab_size"] != settings.vocab_size:
+            raise UserError(
+                f"data.tokenizer.vocab_size: found {settings.vocab_size}; '{settings.ranks}' has "
+                f"{artefact.facts['vocab_size']} with end-of-document; set vocab_size to that"
+            )
+        return Tokenizer.load(artefact.folder)
+
+    def _training_text(self) -> Iterator[str]:
+        """Up to `training_bytes` of training documents per language."""
+        for name, language in self.recipe.languages.items():
+            if language.text is None:
+                continue
+            budget = self.data.tokenizer.training_bytes
+            counts = ReadCounts()
+            for document in self._documents(name, counts):
+                if budget <= 0:
+                    break
+                if self._split(name).role_of(document) != "heldout":
+                    budget -= len(document.encode())
+                    yield document
+            _expect_documents(name, counts)
+
+    def _language(self, name: str, text_inputs: dict[str, Any], tokenizer: Tokenizer) -> Artefact:
+        language = self.recipe.languages[name]
+        origin = language.clone_of or name
+        split = self._split(origin)
+        role: str | int = "train"
+        if language.clone_of:
+            role = [clone for clone, lang in self.recipe.languages.items() if lang.clone_of == origin].index(name)
+        inputs = {
+            "text": text_inputs[origin],
+            "tokenizer": tokenizer.fingerprint,
+            "vocab_size": self.recipe.vocab_size,
+            "shift": self.recipe.token_offset(name),
+            "split": asdict(split) | {"role": role},
+        }
+
+        def build(folder: Path) -> dict[str, Any]:
+            counts = ReadCounts()
+            wanted = {role: "train", "heldout": "heldout"}
+            facts = build_stores(
+                self._documents(origin, counts),
+                folder,
+                tokenizer,
+                self.recipe.vocab_size,
+                self.recipe.token_offset(name),
+                lambda digest: wanted.get(split.role(digest)),
+            )
+            _expect_documents(origin, counts)
+            for part, key in (("train", f"languages.{name}.clone_share"), ("heldout", "data.heldout_fraction")):
+                if facts[f"{part}_tokens"] == 0:
+                    raise UserError(
+                        f"languages.{name}: none of {counts.documents} documents went to the {part} split; "
+                        f"give more text or change {key}"
+                    )
+            return facts | {
+                "documents_read": counts.documents,
+                "empty": counts.empty,
+                "invalid_utf8": counts.invalid_utf8,
+            }
+
+        return self._ensure(name, "token store", inputs, build)
+
+    def _lexicon(self, store: Artefact, tokenizer: Tokenizer) -> Artefact:
+        targets = self.recipe.targets
+        languages = self.recipe.languages
+        dictionaries = {name: [Path(path) for path in languages[name].dictionaries] for name in targets}
+        for name, paths in dictionaries.items():
+            for path in paths:
+                if not path.is_file():
+                    raise UserError(f"languages.{name}.dictionaries: no such file '{path}'; expected a word list")
+        clones = [name for name in targets if languages[name].clone_of == self.source]
+        inputs = {
+            "store": store.fingerprint,
+            "tokenizer": tokenizer.fingerprint,
+            "languages": [self.source, *targets],
+            "space_prefix": {name: languages[name].space_prefix for name in [self.source, *targets]},
+            "clones": {name: self.recipe.token_offset(name) for name in clones},
+            "dictionaries": {name: self.hashes.of(paths) for name, paths in dictionaries.items()},
+            "min_count": self.recipe.lexicon.min_count,
+        }
+
+        def build(folder: Path) -> dict[str, Any]:
+            counts = count_words(TokenStore(store.folder / "train"), WordMap(store.folder / "train.words"), tokenizer)
+            (folder / "words.tsv").write_text(
+                "".join(f"{word}\t{count}\n" for word, count, _ in counts), encoding="utf-8"
+            )
+            entries = build_table(counts, dictionaries, clones, self.recipe.lexicon.min_count)
+            if write_table(folder / "lexicon.jsonl", entries) == 0:
+                raise UserError(
+                    f"languages: none of the {len(counts)} words of '{self.source}' has a translation; "
+                    "expected dictionaries (languages.*.dictionaries) or a clone language that know words of the text"
+                )
+            entries = read_table(folder / "lexicon.jsonl")
+            facts = compile_table(
+                entries, tokenizer, inputs["languages"], inputs["space_prefix"], inputs["clones"], folder
+            )
+            return facts | {"languages": inputs["languages"], "source_words": len(counts)}
+
+        return self._ensure("lexicon", "alignment table", inputs, build)
+
+    def _codeswitch(self, store: Artefact, lexicon: Artefact) -> None:
+        inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint}
+
+        def build(folder: Path) -> dict[str, Any]:
+            table = CompiledLexicon.load(lexicon.folder, lexicon.facts["languages"])
+            words = WordMap(store.folder / "train.words")
+            return build_codeswitch_map(folder / "train.cs", TokenStore(store.folder / "train"), words, table)
+
+        self._ensure("codeswitch", "code-switch map", inputs, build)
+
+    def _ensure(
+        self, name: str, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]
+    ) -> Artefact:
+        try:
+            artefact, built = ensure(self.dir / name, kind, inputs, build)
+        except OSError as error:
+            raise UserError(
+                f"{self.dir / name}: cannot be written ({error.strerror or error}); free space or mend rights"
+            ) from None
+        facts = ", ".join(f"{key} {value}" for key, value in artefact.facts.items() if isinstance(value, int))
+        self.say(f"{'built ' if built else 'kept  '} {artefact.folder} ({kind}): {facts}")
+        return artefact
+
+
+def _expect_documents(name: str, counts: ReadCounts) -> None:
+    if counts.documents == 0:
+        raise UserError(f"languages.{name}.text: found no document with text in it; expected at least one")
+
+
+def has_lexicon(recipe: Recipe) -> bool:
+    """Whether any target language brings translations."""
+    languages = [recipe.languages[name] for name in recipe.targets]
+    return any(lang.dictionaries or lang.clone_of == recipe.source_language for lang in languages)

@@ -1,0 +1,122 @@
+"""Word map: two bits a token that say where words start and end, so that no text is needed to find them again.
+
+``NAME.words``: header (magic, uint64 version, tokens, words), the bits (start and end of token 0, of token 1, ...,
+least significant first, padded to 8 bytes), then uint64 ranks: words that start before token ``0, 256, 512, ...``.
+0.25 + 8/256 bytes a token.
+"""
+
+import struct
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from prealign.errors import UserError
+
+_MAGIC = b"PAWORDS\x00"
+_HEADER = struct.Struct("<8sQQQ")
+_RANK_STRIDE = 256
+
+
+class WordMapWriter:
+    """Collects words in token order; `close` writes the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bits = path.with_name(path.name + ".bits").open("w+b")
+        self._pending: list[np.ndarray] = []  # bits of the tokens after the last full rank block
+        self._pending_size = 0
+        self._ranks: list[np.ndarray] = []
+        self.tokens = 0
+        self.words = 0
+
+    def append(self, tokens: int, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Words ``starts[i]:ends[i]`` of the next ``tokens`` tokens (indices count from the first of them)."""
+        bits = np.zeros(2 * tokens, dtype=np.uint8)
+        bits[2 * starts] = 1
+        bits[2 * (ends - 1) + 1] = 1
+        self._pending.append(bits)
+        self._pending_size += len(bits)
+        self.tokens += tokens
+        if self._pending_size >= 2 * _RANK_STRIDE * 4096:
+            self._flush(self._pending_size // (2 * _RANK_STRIDE) * (2 * _RANK_STRIDE))
+
+    def _flush(self, count: int) -> None:
+        pending = np.concatenate(self._pending)
+        bits, self._pending, self._pending_size = pending[:count], [pending[count:]], len(pending) - count
+        starts = np.pad(bits[0::2], (0, -(count // 2) % _RANK_STRIDE)).reshape(-1, _RANK_STRIDE).sum(axis=1)
+        self._ranks.append(self.words + np.concatenate(([0], np.cumsum(starts, dtype=np.int64)[:-1])))
+        self.words += int(starts.sum())
+        self._bits.write(np.packbits(bits, bitorder="little").tobytes())
+
+    def close(self) -> None:
+        if self._pending_size:
+            self._flush(self._pending_size)
+        size = self._bits.tell()
+        self._bits.write(b"\0" * (-size % 8))
+        self._bits.seek(0)
+        with self._path.open("wb") as file:
+            file.write(_HEADER.pack(_MAGIC, 1, self.tokens, self.words))
+            while chunk := self._bits.read(1 << 24):
+                file.write(chunk)
+            for ranks in self._ranks:
+                file.write(ranks.astype("<u8").tobytes())
+        self._bits.close()
+        Path(self._bits.name).unlink()
+
+    def __enter__(self) -> "WordMapWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bits.close() if kind else self.close()
+
+
+class WordMap:
+    """A word map opened for reading; memory-mapped. ``tokens`` and ``words`` are its sizes."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            size = path.stat().st_size
+            header = path.open("rb").read(_HEADER.size)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: {error.strerror}; expected a word map; run launchers/prepare.py"
+            ) from None
+        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+            raise UserError(f"{path}: found no word-map header; prepare it again")
+        _, version, self.tokens, self.words = _HEADER.unpack(header)
+        bits = -(-2 * self.tokens // 64) * 8
+        ranks = -(-self.tokens // _RANK_STRIDE)
+        expected = _HEADER.size + bits + 8 * ranks
+        if version != 1 or size != expected:
+            raise UserError(
+                f"{path}: found version {version}, {size} bytes; expected version 1, {expected}; prepare it again"
+            )
+        empty = np.empty(0, np.uint8)
+        self._bits = np.memmap(path, np.uint8, "r", _HEADER.size, (bits,)) if bits else empty
+        self._ranks = np.memmap(path, "<u8", "r", _HEADER.size + bits, (ranks,)) if ranks else empty
+
+    def between(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """The words that lie wholly inside tokens ``begin:end``.
+
+        Returns ``(starts, ends, ordinal, stop)``: int64 token indices relative to ``begin``, the number of the first of
+        these words in the store, and the relative index up to which every word is whole (the start of a word that
+        ``end`` cuts, else ``end - begin``).
+        """
+        base = begin // _RANK_STRIDE * _RANK_STRIDE
+        packed = self._bits[base // 4 : -(-end // 4)]
+        bits = np.unpackbits(packed, count=2 * (end - base), bitorder="little")
+        before = int(np.count_nonzero(bits[0 : 2 * (begin - base) : 2]))
+        window = bits[2 * (begin - base) :]
+        starts = np.flatnonzero(window[0::2])
+        ends = np.flatnonzero(window[1::2]) + 1
+        ordinal = int(self._ranks[begin // _RANK_STRIDE]) + before if begin < self.tokens else self.words
+        if len(ends) and (not len(starts) or ends[0] <= starts[0]):
+            ends = ends[1:]  # the tail of a word that starts before the window
+        stop = end - begin
+        if len(starts) > len(ends):
+            stop = int(starts[-1])
+            starts = starts[:-1]
+        return starts, ends, ordinal, stop

@@ -1,0 +1,1 @@
+"""The only room that knows DeepSpeed: process group, engine, checkpoints, weights."""

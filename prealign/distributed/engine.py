@@ -1,0 +1,94 @@
+"""From a recipe to a DeepSpeed engine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from prealign.config import Recipe
+from prealign.distributed.world import World, check_batch
+from prealign.objectives.joint import JointModel
+
+InitialValue = Callable[[str, torch.Size], torch.Tensor]
+"""Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
+
+
+def deepspeed_config(recipe: Recipe, ranks: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; the recipe's ``deepspeed:`` section is merged over it, key by key."""
+    optimizer = recipe.optimizer
+    generated = {
+        "train_batch_size": recipe.batch.global_batch_size,
+        "train_micro_batch_size_per_gpu": recipe.batch.micro_batch_size,
+        "gradient_accumulation_steps": check_batch(recipe, ranks),
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "torch_adam": True,
+                "lr": 1.0,  # the schedule sets the rate
+                "betas": [optimizer.beta1, optimizer.beta2],
+                "eps": optimizer.eps,
+                "weight_decay": optimizer.weight_decay,
+                "fused": True,
+            },
+        },
+        "gradient_clipping": optimizer.gradient_clipping,
+        "bf16": {"enabled": recipe.parallel.precision == "bf16"},
+        "zero_optimization": {"stage": recipe.parallel.zero_stage},
+        "steps_per_print": 10**9,
+    }
+    return _merged(generated, recipe.deepspeed)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def build_model(recipe: Recipe, world: World, initial_value: InitialValue) -> JointModel:
+    """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
+    sharded = recipe.parallel.zero_stage == 3
+    group = dist.group.WORLD if world.ranks > 1 else None
+    with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(recipe, world.ranks), enabled=sharded):
+        model = JointModel(recipe, group)
+    for name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+            if not sharded or world.is_first:
+                parameter.copy_(initial_value(name, parameter.shape))
+    return model
+
+
+def build_engine(
+    recipe: Recipe, world: World, initial_value: InitialValue, learning_rate: Callable[[int], float]
+) -> deepspeed.DeepSpeedEngine:
+    """A model with optimizer and schedule; ``learning_rate`` maps a step (from 0) to its rate."""
+    model = build_model(recipe, world, initial_value)
+    engine, _, _, _ = deepspeed.initialize(
+        model=model,
+        model_parameters=_parameter_groups(model),
+        config=deepspeed_config(recipe, world.ranks),
+        lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Weight decay on matrices, none on biases and norms."""
+    matrices, vectors = [], []
+    for parameter in model.parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # a sharded parameter's own shape is empty
+        (matrices if len(shape) >= 2 else vectors).append(parameter)
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def plain_gradient_norm(engine: deepspeed.DeepSpeedEngine) -> torch.Tensor:
+    """Global norm of the gradients before clipping where DeepSpeed keeps none (fp32 without ZeRO); call it between the
+    step's last backward and ``engine.step``."""
+    return torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])

@@ -1,0 +1,82 @@
+"""Processes and devices of a run."""
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+
+from prealign.config import Recipe
+from prealign.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: ``rank`` of ``ranks``, and its device."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier()
+
+
+@contextmanager
+def running_world() -> Iterator[World]:
+    """Join the process group that the launcher describes (``deepspeed``, ``torchrun``), or a group of one, and leave
+    it."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        # DeepSpeed would compile a shared-memory all-reduce here, which takes half a minute and a compiler
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if "OMP_NUM_THREADS" not in os.environ:
+            local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def check_batch(recipe: Recipe, ranks: int) -> int:
+    """Micro-batches per step and rank; raises `UserError` when the batch does not divide."""
+    batch = recipe.batch
+    per_pass = batch.micro_batch_size * ranks
+    if batch.global_batch_size % per_pass:
+        raise UserError(
+            f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size={batch.micro_batch_size} "
+            f"on {ranks} ranks; expected global_batch_size divisible by micro_batch_size x ranks = {per_pass}"
+        )
+    return batch.global_batch_size // per_pass

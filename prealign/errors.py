@@ -1,0 +1,36 @@
+"""The one exception for mistakes that a user can mend, and the exit that shows it without a traceback."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+USER_ERROR_EXIT_CODE = 2
+_OTHER_RANKS_WAIT_SECONDS = 5
+
+
+class UserError(Exception):
+    """A mistake in a recipe, a file or a command line.
+
+    The message is one line: the file or key, what was found, what was expected, and what to do.
+    """
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a launcher's ``main`` and end the process; a `UserError` becomes one line on stderr and exit code 2.
+
+    Usually all ranks meet the same error: the first one prints it and its launcher ends the others, which wait for
+    that. An error that only another rank has is printed after the wait.
+    """
+    try:
+        main()
+    except UserError as error:
+        rank = int(os.environ.get("RANK", "0"))
+        if rank != 0:
+            time.sleep(_OTHER_RANKS_WAIT_SECONDS)
+        on_rank = f" (rank {rank} on {socket.gethostname()})" if rank != 0 else ""
+        print(f"error{on_rank}: {error}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR_EXIT_CODE)
+    except KeyboardInterrupt:
+        sys.exit(130)

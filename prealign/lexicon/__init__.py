@@ -1,0 +1,1 @@
+"""The alignment table: which source word means which target words."""

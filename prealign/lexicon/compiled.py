@@ -1,0 +1,137 @@
+"""The alignment table as flat arrays of token ids.
+
+A *surface* is one written word of one language: the table's entries come first (surface ``e`` is entry ``e``), then
+their translations, each once per language. Every surface has six *forms*, numbered ``2 * case + space``: as it stands,
+capitalised (first letter), upper case, each without and with a space before it. Form ``f`` of surface ``s`` is number
+``6 * s + f``.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from prealign.hashing import mix, permute
+from prealign.lexicon.table import Entry
+from prealign.text.tokenizer import Tokenizer
+
+FORMS = 6
+_ARRAYS = (
+    "form_offsets",
+    "form_tokens",
+    "surface_language",
+    "usual_form",
+    "counts",
+    "translation_offsets",
+    "translations",
+)
+
+
+def written_forms(word: str, space_prefix: bool) -> list[str]:
+    """The six forms of a word; in a language that is written without spaces the forms with a space have none either."""
+    space = " " if space_prefix else ""
+    return [prefix + form for form in (word, word[:1].upper() + word[1:], word.upper()) for prefix in ("", space)]
+
+
+def compile_table(
+    entries: Iterable[Entry],
+    tokenizer: Tokenizer,
+    languages: list[str],
+    space_prefix: dict[str, bool],
+    clone_offsets: dict[str, int],
+    folder: Path,
+) -> dict[str, int]:
+    """Tokenise a table and write its arrays to ``folder``.
+
+    ``languages``: the source language, then the targets. ``clone_offsets``: what turns a source token id into the
+    clone's, for target languages that are clones. Returns the facts for the manifest.
+    """
+    table = list(entries)
+    surfaces: dict[tuple[int, str], int] = {}
+    usual_case = []
+    for number, entry in enumerate(table):
+        surfaces[0, entry.word] = number
+        usual_case.append(entry.case)
+    targets = languages[1:]
+    translations: list[int] = []
+    offsets = np.zeros(len(table) * len(targets) + 1, dtype=np.int64)
+    for number, entry in enumerate(table):
+        for column, language in enumerate(targets):
+            for word in entry.translations.get(language, []):
+                key = (column + 1, word)
+                if key not in surfaces:
+                    surfaces[key] = len(surfaces)
+                    # a clone of a word is written as the word is; a dictionary gives its own usual form
+                    usual_case.append(entry.case if language in clone_offsets else 0)
+                translations.append(surfaces[key])
+            offsets[number * len(targets) + column + 1] = len(translations)
+
+    surface_language = np.fromiter((language for language, _ in surfaces), dtype=np.uint8, count=len(surfaces))
+    tokens: list[np.ndarray] = []
+    for (language, word), _ in surfaces.items():
+        name = languages[language]
+        shift = clone_offsets.get(name, 0)
+        tokens += [tokenizer.encode(form).astype(np.int64) + shift for form in written_forms(word, space_prefix[name])]
+    form_offsets = np.concatenate(([0], np.cumsum([len(form) for form in tokens], dtype=np.int64)))
+    spaced = np.array([space_prefix[name] for name in languages], dtype=np.int64)[surface_language]
+    arrays = {
+        "form_offsets": form_offsets,
+        "form_tokens": np.concatenate(tokens).astype(np.int32) if tokens else np.empty(0, np.int32),
+        "surface_language": surface_language,
+        "usual_form": (2 * np.array(usual_case, dtype=np.int64) + spaced).astype(np.uint8),
+        "counts": np.array([entry.count for entry in table], dtype=np.int64),
+        "translation_offsets": offsets,
+        "translations": np.array(translations, dtype=np.int32),
+    }
+    for name in _ARRAYS:
+        np.save(folder / f"{name}.npy", arrays[name])
+    return {"entries": len(table), "surfaces": len(surfaces), "translations": len(translations)}
+
+
+class CompiledLexicon:
+    """A compiled table in memory; arrays as `compile_table` writes them, ``E`` entries, ``S`` surfaces, ``T`` targets.
+
+    ``form_offsets [6 S + 1]``, ``form_tokens``: token ids of form ``f`` are
+    ``form_tokens[form_offsets[f]:form_offsets[f+1]]``. ``surface_language [S]``: index into ``languages``. ``usual_form
+    [S]``: the form in which a word is aligned. ``counts [E]``: occurrences, descending. ``translation_offsets [E, T,
+    2]``: range in ``translations`` (surface numbers).
+    """
+
+    def __init__(self, languages: list[str], arrays: dict[str, np.ndarray]) -> None:
+        self.languages = languages
+        self.form_offsets = arrays["form_offsets"]
+        self.form_tokens = arrays["form_tokens"]
+        self.surface_language = arrays["surface_language"]
+        self.usual_form = arrays["usual_form"]
+        self.counts = arrays["counts"]
+        self.translations = arrays["translations"]
+        flat = arrays["translation_offsets"]
+        shape = (len(self.counts), len(languages) - 1)
+        self.translation_offsets = np.stack((flat[:-1].reshape(shape), flat[1:].reshape(shape)), axis=2)
+
+    @classmethod
+    def load(cls, folder: Path, languages: list[str]) -> "CompiledLexicon":
+        """Read the arrays that `compile_table` wrote."""
+        return cls(languages, {name: np.load(folder / f"{name}.npy") for name in _ARRAYS})
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def form_lengths(self) -> np.ndarray:
+        """Tokens per form, ``[6 S]``."""
+        return np.diff(self.form_offsets)
+
+    def restrict(self, top_fraction: float, permute_seed: int | None) -> "CompiledLexicon":
+        """The most frequent share of the entries; with a seed, each entry takes the translations of another.
+
+        Left-out entries keep their numbers and lose their translations, so code-switch maps stay valid.
+        """
+        kept = max(1, round(top_fraction * len(self))) if len(self) else 0
+        ranges = self.translation_offsets.copy()
+        if permute_seed is not None:
+            ranges[:kept] = self.translation_offsets[permute(np.arange(kept), kept, int(mix(permute_seed)))]
+        ranges[kept:] = 0
+        restricted = object.__new__(CompiledLexicon)
+        restricted.__dict__ = self.__dict__ | {"translation_offsets": ranges}
+        return restricted

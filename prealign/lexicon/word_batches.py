@@ -1,0 +1,159 @@
+"""Word batches of the align stage: which words, and which of them are translations of each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from prealign.config.recipe import Align
+from prealign.hashing import mix, uniform
+from prealign.kernels import Relations, csr
+from prealign.lexicon.compiled import FORMS, CompiledLexicon
+
+
+@dataclass(frozen=True)
+class WordBatch:
+    """The words of one optimizer step, over all ranks.
+
+    ``tokens``: int64, the words' token ids one after another; ``lengths``: int64 ``[W]``; ``languages``: int64 ``[W]``,
+    index into the lexicon's languages (a spelling that two languages share is one row, counted for the first of them).
+    """
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    languages: torch.Tensor
+    language_names: tuple[str, ...]
+    relations: Relations
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens_per_language(self) -> dict[str, int]:
+        """Tokens of the words, by language."""
+        counts = torch.zeros(len(self.language_names), dtype=torch.int64).index_add_(0, self.languages, self.lengths)
+        return dict(zip(self.language_names, counts.tolist()))
+
+
+class WordBatches:
+    """Draws word batches; a pure function of ``(seed, step)``."""
+
+    def __init__(self, lexicon: CompiledLexicon, config: Align, seed: int) -> None:
+        self.lexicon = lexicon
+        self.config = config
+        self.seed = seed
+        surfaces = len(lexicon.surface_language)
+        self._form = np.arange(surfaces) * FORMS + lexicon.usual_form
+        self._row_of = _first_of_equal_spelling(lexicon, self._form)
+        self._place = np.full(surfaces, -1, dtype=np.int64)  # scratch: surface -> row of the batch
+
+    def words(self, step: int) -> np.ndarray:
+        """Surfaces of the batch's rows, each spelling once, groups of a source word and its translations in a row."""
+        entries, translations = self._draw(step)
+        flat = np.concatenate([np.append(entry, group) for entry, group in zip(entries, translations)] or [[]])
+        rows = self._row_of[flat.astype(np.int64)]
+        first = np.sort(np.unique(rows, return_index=True)[1])
+        # the groups were drawn in order; cut before the first group that does not fit any more
+        sizes = np.array([1 + len(group) for group in translations], dtype=np.int64)
+        group_of = np.repeat(np.arange(len(sizes)), sizes)[first]
+        used = np.searchsorted(group_of, np.arange(len(sizes)), side="right")
+        groups = int(np.searchsorted(used, self.config.words_per_step, side="right"))
+        return rows[first][group_of < max(groups, 1)]
+
+    def batch(self, step: int) -> WordBatch:
+        """The word batch of a step."""
+        rows = self.words(step)
+        lexicon = self.lexicon
+        forms = self._form[rows]
+        lengths = lexicon.form_offsets[forms + 1] - lexicon.form_offsets[forms]
+        inner = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        tokens = lexicon.form_tokens[np.repeat(lexicon.form_offsets[forms], lengths) + inner]
+        return WordBatch(
+            torch.from_numpy(tokens.astype(np.int64)),
+            torch.from_numpy(lengths),
+            torch.from_numpy(lexicon.surface_language[rows].astype(np.int64)),
+            tuple(lexicon.languages),
+            self._relations(rows),
+        )
+
+    def _draw(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Source words without repetition, in drawing order, and their capped translations."""
+        lexicon, config = self.lexicon, self.config
+        usable = np.flatnonzero(
+            (lexicon.translation_offsets[:, :, 1] > lexicon.translation_offsets[:, :, 0]).any(axis=1)
+        )
+        draws = uniform(mix(self.seed, step, usable))
+        # Exponential races: the k smallest of E_i / weight_i are a draw of k without replacement, by weight
+        weights = lexicon.counts[usable] if config.sampling == "frequency" else 1.0
+        races = -np.log1p(-draws) / weights
+        count = min(len(usable), config.words_per_step)
+        order = np.argpartition(races, count - 1)[:count] if count else np.empty(0, np.int64)
+        order = order[np.lexsort((order, races[order]))]
+        entries = usable[order]
+        translations = []
+        for ranges in lexicon.translation_offsets[entries]:
+            capped = [lexicon.translations[a : min(b, a + config.max_translations)] for a, b in ranges]
+            translations.append(np.concatenate(capped))
+        return entries, translations
+
+    def _relations(self, rows: np.ndarray) -> Relations:
+        """Every pair of the table whose two words are in the batch, drawn together or not, is positive."""
+        lexicon, config = self.lexicon, self.config
+        size = len(rows)
+        place = self._place
+        place[rows] = np.arange(size)
+        present = np.flatnonzero(place[self._row_of[: len(lexicon)]] >= 0)
+        ranges = lexicon.translation_offsets[present]
+        counts = (ranges[:, :, 1] - ranges[:, :, 0]).ravel()
+        first = np.repeat(ranges[:, :, 0].ravel() - (np.cumsum(counts) - counts), counts)
+        surfaces = lexicon.translations[first + np.arange(counts.sum())]
+        entry = np.repeat(present, counts.reshape(ranges.shape[:2]).sum(axis=1))
+        source_row = place[self._row_of[entry]]
+        target_row = place[self._row_of[surfaces]]
+        there = (target_row >= 0) & (target_row != source_row)
+        entry, source_row, target_row = entry[there], source_row[there], target_row[there]
+        place[rows] = -1
+
+        left, right = _pairs_within(entry, target_row)
+        positive = _unique_pairs(
+            np.concatenate((source_row, target_row)), np.concatenate((target_row, source_row)), size
+        )
+        siblings = _unique_pairs(left, right, size)
+        siblings = siblings[~np.isin(siblings, positive)]
+        if config.siblings == "positive":
+            positive, siblings = np.union1d(positive, siblings), siblings[:0]
+        elif config.siblings == "negative":
+            siblings = siblings[:0]
+
+        anchor = np.zeros(size, dtype=bool)
+        anchor[source_row if config.anchors == "source" else positive // max(size, 1)] = True
+        weight = anchor / max(int(anchor.sum()), 1)
+        return Relations(_csr(positive, size), _csr(siblings, size), torch.from_numpy(weight.astype(np.float32)))
+
+
+def _first_of_equal_spelling(lexicon: CompiledLexicon, forms: np.ndarray) -> np.ndarray:
+    """For each surface the first surface whose usual form has the same tokens."""
+    first: dict[bytes, int] = {}
+    offsets = lexicon.form_offsets
+    spelled = (lexicon.form_tokens[offsets[form] : offsets[form + 1]].tobytes() for form in forms)
+    return np.fromiter((first.setdefault(key, surface) for surface, key in enumerate(spelled)), np.int64, len(forms))
+
+
+def _pairs_within(group: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All ordered pairs of different members of the same group; ``group`` is ascending."""
+    _, start, size = np.unique(group, return_index=True, return_counts=True)
+    own = np.repeat(size, size)
+    left = np.repeat(member, own)
+    begin = np.repeat(np.repeat(start, size), own)
+    inner = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+    right = member[begin + inner]
+    different = left != right
+    return left[different], right[different]
+
+
+def _unique_pairs(left: np.ndarray, right: np.ndarray, size: int) -> np.ndarray:
+    return np.unique(left * size + right)
+
+
+def _csr(pairs: np.ndarray, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    flat = torch.from_numpy(pairs.astype(np.int64))
+    return csr(flat // max(size, 1), flat % max(size, 1), size)

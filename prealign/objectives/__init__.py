@@ -1,0 +1,1 @@
+"""Losses: alignment, language modelling, and the one module whose forward computes both."""

@@ -1,0 +1,70 @@
+"""LM loss without a logits tensor: linear layer and cross-entropy, a chunk of tokens at a time.
+
+torch 2.13's `linear_cross_entropy` sums bf16 losses in bf16 (a sum over 512 tokens was off by 3 %), and the gradient of
+a per-token loss costs it a second product with the vocabulary. Here statistics are fp32, and the gradient, which is
+known once the loss is, is taken in the same pass: three products with the vocabulary in all.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from prealign.corpus.switching import IGNORED
+
+_CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Logits held at a time: what fits a CPU's cache, what fills a GPU (512 MB in fp32)."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, needs_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wide = torch.promote_types(hidden_states.dtype, torch.float32)
+        grad_hidden = torch.empty_like(hidden_states) if needs_gradient else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_gradient else None
+        losses = torch.empty(len(targets), dtype=wide, device=hidden_states.device)
+        step = max(1, _CHUNK_LOGITS[hidden_states.device.type] // weight.shape[0])
+        for first in range(0, len(targets), step):
+            rows = slice(first, first + step)
+            inputs = hidden_states[rows]
+            has_target = (targets[rows] != IGNORED)[:, None]
+            labels = torch.where(has_target, targets[rows, None], 0)
+            logits = (inputs @ weight.T).to(wide)
+            lse = torch.logsumexp(logits, dim=1, keepdim=True)
+            losses[rows] = ((lse - logits.gather(1, labels)) * has_target).squeeze(1)
+            if grad_hidden is not None and grad_weight is not None:
+                error = logits.sub_(lse).exp_()
+                error.scatter_add_(1, labels, error.new_full((1, 1), -1.0).expand_as(labels))
+                error = error.mul_(has_target).to(hidden_states.dtype)
+                grad_hidden[rows] = error @ weight
+                grad_weight += error.T @ inputs
+        if needs_gradient:
+            ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            grad_hidden * grad_total.to(grad_hidden.dtype),
+            (grad_weight * grad_total).to(ctx.weight_dtype),
+            None,
+            None,
+        )
+
+
+def linear_cross_entropy(
+    hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of ``hidden_states @ weight.T`` in nats.
+
+    ``hidden_states``: ``[tokens, D]``; ``weight``: ``[V, D]``; ``targets``: int64 ``[tokens]``, `IGNORED` for no
+    target. Returns the differentiable sum (fp32 scalar) and each token's loss (fp32 ``[tokens]``, 0 where ignored,
+    without gradient).
+    """
+    return _LinearCrossEntropy.apply(hidden_states, weight, targets, torch.is_grad_enabled())

@@ -1,0 +1,106 @@
+"""Batches -> the flat tensors that the model sees: text rows first, then words, grouped by length so that none is
+padded."""
+
+from dataclasses import dataclass
+
+import torch
+
+from prealign.corpus.loader import MicroBatch
+from prealign.kernels import Relations
+from prealign.kernels.infonce import shard
+from prealign.lexicon.word_batches import WordBatch
+from prealign.model.gpt import Spans
+from prealign.model.layout import Group, Layout, document_numbers
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Rows of text. ``targets``: int64 ``[rows * length]``. ``rows_per_language``: the rows are sorted by language."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    group: Group
+    rows_per_language: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WordInputs:
+    """This rank's words. ``spans``: where word ``w`` lies in ``ids`` (flat, words of equal length together).
+    ``relations``: over all ranks' words."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    groups: tuple[Group, ...]
+    spans: Spans
+    relations: Relations | None
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One forward pass.
+
+    ``text_scale``: what the summed token loss is multiplied with, a scalar tensor; None where no loss is wanted.
+    ``words_scale``: what this rank's share of the alignment loss is multiplied with.
+    """
+
+    text: TextInputs | None
+    words: WordInputs | None
+    text_scale: torch.Tensor | None = None
+    words_scale: float = 1.0
+
+    @property
+    def layout(self) -> Layout:
+        text = (self.text.group,) if self.text else ()
+        return Layout(text + (self.words.groups if self.words else ()))
+
+    def cat(self, name: str) -> torch.Tensor:
+        """``ids`` or ``positions`` of text and words, ``[tokens]``."""
+        return torch.cat([getattr(part, name) for part in (self.text, self.words) if part is not None])
+
+    @property
+    def spans(self) -> Spans | None:
+        """The words among all tokens."""
+        if self.words is None:
+            return None
+        shift = self.text.group.tokens if self.text else 0
+        return Spans(self.words.spans.starts + shift, self.words.spans.lengths)
+
+
+def text_inputs(batch: MicroBatch, device: torch.device, document_ends: list[int] | None) -> TextInputs:
+    """``document_ends``: end-of-document ids at which attention and positions start anew; None: they do not."""
+    inputs = batch.inputs.to(device, non_blocking=True)
+    rows, length = inputs.shape
+    documents = None
+    positions = torch.arange(length, device=device).expand(rows, length)
+    if document_ends is not None:
+        documents, positions = document_numbers(inputs, torch.isin(inputs, inputs.new_tensor(document_ends)))
+    return TextInputs(
+        inputs.flatten(),
+        positions.flatten(),
+        batch.targets.to(device, non_blocking=True).flatten(),
+        Group(rows, length, documents),
+        batch.rows_per_language,
+    )
+
+
+def word_inputs(batch: WordBatch, rank: int, ranks: int, device: torch.device) -> WordInputs:
+    """The share of a word batch that a rank encodes."""
+    begin, end = shard(len(batch), rank, ranks)
+    lengths = batch.lengths[begin:end]
+    first = torch.cumsum(batch.lengths, 0) - batch.lengths
+    by_length = torch.argsort(lengths, stable=True)
+    ordered = lengths[by_length]
+    place = torch.cumsum(ordered, 0) - ordered
+    starts = torch.empty_like(lengths)
+    starts[by_length] = place
+    inner = torch.arange(int(ordered.sum())) - torch.repeat_interleave(place, ordered)
+    ids = batch.tokens[torch.repeat_interleave(first[begin:end][by_length], ordered) + inner]
+    sizes, rows = torch.unique_consecutive(ordered, return_counts=True)
+    return WordInputs(
+        ids.to(device),
+        inner.to(device),
+        tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist())),
+        Spans(starts.to(device), lengths.to(device)),
+        batch.relations.to(device),
+    )

@@ -1,0 +1,1 @@
+"""Text: tokenizer, word boundaries, reading documents."""

@@ -1,0 +1,147 @@
+"""Byte-level BPE: tiktoken encodes, Hugging Face `tokenizers` trains; the result is kept as tiktoken ranks."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+from prealign.errors import UserError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+
+WORD_PATTERN = r" ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+"""A run of letters and marks is a piece of its own, so a token boundary stands at every edge of every word; the space
+before a word belongs to the word's first token."""
+
+LONGEST_WHITESPACE = 10_000
+"""tiktoken's regular expression engine runs out of stack on whitespace runs of several hundred thousand characters;
+longer runs than this are encoded piece by piece."""
+
+_WHITESPACE_RUN = re.compile(rf"\s{{{LONGEST_WHITESPACE}}}")
+
+
+class Tokenizer:
+    """tiktoken ranks with one special token, end-of-document, as the last id.
+
+    ``ranks`` maps token bytes to ids 0..n-1, single bytes included; ``pattern`` is the pre-tokenizer's expression.
+    """
+
+    def __init__(self, ranks: dict[bytes, int], pattern: str = WORD_PATTERN) -> None:
+        self.ranks = ranks
+        self.pattern = pattern
+        self.end_of_document = len(ranks)
+        self.vocab_size = len(ranks) + 1
+        self._encoding = tiktoken.Encoding("prealign", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self.token_lengths = np.zeros(self.vocab_size, dtype=np.int32)
+        """Bytes of text per token id; end-of-document has none."""
+        for token, rank in ranks.items():
+            self.token_lengths[rank] = len(token)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (uint32) of a text of any length and content; no special tokens are recognised in it."""
+        if len(text) < LONGEST_WHITESPACE:
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
+        cuts = [0, *(match.end() for match in _WHITESPACE_RUN.finditer(text)), len(text)]
+        pieces = [text[a:b] for a, b in pairwise(cuts) if a < b]
+        return np.concatenate([self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in pieces])
+
+    def decode(self, ids: np.ndarray | list[int]) -> str:
+        """Text of token ids; end-of-document is shown by name, partial characters as U+FFFD."""
+        parts = []
+        run: list[int] = []
+        for token in [*map(int, ids), self.end_of_document]:
+            if token != self.end_of_document:
+                run.append(token)
+                continue
+            parts.append(self._encoding.decode(run))
+            run = []
+        return END_OF_DOCUMENT.join(parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over ranks and pattern."""
+        digest = hashlib.sha256(self.pattern.encode())
+        for token, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
+            digest.update(b"%d:%d:%b" % (rank, len(token), token))
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write ``ranks.tiktoken`` and ``pattern.txt``."""
+        lines = [b"%b %d" % (base64.b64encode(token), rank) for token, rank in self.ranks.items()]
+        (folder / "ranks.tiktoken").write_bytes(b"\n".join(lines) + b"\n")
+        (folder / "pattern.txt").write_text(self.pattern, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read what `save` wrote."""
+        pattern = (folder / "pattern.txt").read_text(encoding="utf-8")
+        return cls(read_ranks(folder / "ranks.tiktoken"), pattern)
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """A `.tiktoken` file: one ``base64(token) rank`` a line, ranks 0..n-1, every single byte present."""
+    ranks: dict[bytes, int] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a .tiktoken file") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise UserError(f"{path}, line {number}: found {line[:60]!r}; expected 'base64(token) rank'") from None
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise UserError(f"{path}: ranks are not 0..{len(ranks) - 1} without gaps; expected a complete .tiktoken file")
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise UserError(f"{path}: {len(missing)} single bytes have no rank (first: {missing[0]}); expected all 256")
+    return ranks
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE of ``vocab_size - 1`` ranks (the last id is end-of-document) on `WORD_PATTERN` pieces.
+
+    Raises `UserError` when the text is too small for that many merges.
+    """
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+    bpe = HuggingFaceTokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    merges = json.loads(bpe.to_str())["model"]["merges"]
+
+    to_byte = _byte_level_characters()
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for left, right in merges:
+        token = bytes(to_byte[character] for character in left + right)
+        ranks.setdefault(token, len(ranks))
+    if len(ranks) != vocab_size - 1:
+        raise UserError(
+            f"data.tokenizer.vocab_size: found {vocab_size}; the training text supports at most {len(ranks) + 1}; "
+            "lower vocab_size or add text"
+        )
+    return Tokenizer(ranks)
+
+
+def _byte_level_characters() -> dict[str, int]:
+    """The printable stand-ins that byte-level BPE uses for bytes (Radford et al. 2019), as character -> byte."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

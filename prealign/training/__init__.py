@@ -1,0 +1,1 @@
+"""Stages, their plan, the loop, schedule and metrics."""

@@ -1,0 +1,107 @@
+"""What a run records: rows of ``metrics.jsonl``, TensorBoard, and a line or a progress bar on the terminal."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prealign.corpus.artefact import write_atomically
+
+STAGES = ("align", "pretrain")
+
+
+class MetricsLog:
+    """Rows of one run; only the first rank has one. Each row names its ``kind`` (train, eval), stage and step."""
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self.path = folder / "metrics.jsonl"
+        self._folder = folder
+        self._tensorboard = tensorboard
+        self._writers: dict[str, Any] = {}
+
+    def cut(self, stage: str, step: int) -> None:
+        """Drop the rows past a checkpoint: later steps of ``stage`` and all later stages."""
+        if not self.path.is_file():
+            return
+        position = (STAGES.index(stage), step)
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the line that was being written when the run was killed
+            if (STAGES.index(row["stage"]), row["step"]) <= position:
+                kept.append(line)
+        write_atomically(self.path, "".join(line + "\n" for line in kept))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._tensorboard:
+            writer = self._writer(row["stage"], row["step"])
+            for name, value in row.items():
+                if isinstance(value, list):
+                    for layer, item in enumerate(value):
+                        writer.add_scalar(f"{name}/{layer:02d}", item, row["step"])
+                elif isinstance(value, int | float) and name != "step":
+                    writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def _writer(self, stage: str, step: int) -> Any:
+        if stage not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # rows past the step that a run resumes from are hidden
+            self._writers[stage] = SummaryWriter(str(self._folder / "tensorboard" / stage), purge_step=step)
+        return self._writers[stage]
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+class Display:
+    """A progress bar on a terminal, else one line per logged step; nothing where not ``enabled``."""
+
+    def __init__(self, title: str, steps: int, done: int, enabled: bool) -> None:
+        self._title = title
+        self._enabled = enabled
+        self._console = Console(stderr=False)
+        columns = [TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        columns.append(TextColumn("{task.fields[note]}"))
+        self._progress = Progress(*columns, console=self._console, disable=not (enabled and self._console.is_terminal))
+        self._task = self._progress.add_task(title, total=steps, completed=done, note="")
+        self._steps = steps
+
+    def advance(self, step: int) -> None:
+        """A step is done."""
+        self._progress.update(self._task, completed=step)
+
+    def show(self, step: int, note: str) -> None:
+        """Numbers of a logged step."""
+        self._progress.update(self._task, note=note)
+        if self._enabled and self._progress.disable:
+            print(f"{self._title} {step}/{self._steps}  {note}", flush=True)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if not self._enabled:
+            return
+        if self._progress.disable:
+            print(line, flush=True)
+        else:
+            self._progress.console.print(line, highlight=False, markup=False)
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()

@@ -1,0 +1,136 @@
+"""A run: the recipe's stages in order, each from where it stands."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prealign.config import Recipe, dump_recipe, load_recipe
+from prealign.corpus.artefact import write_atomically
+from prealign.corpus.prepared import PreparedData
+from prealign.distributed.engine import InitialValue
+from prealign.distributed.weights import Weights, read_state
+from prealign.distributed.world import World
+from prealign.errors import UserError
+from prealign.model.initialisation import initial_value
+from prealign.training.metrics import MetricsLog
+from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.stage import Evaluate, StageContext, run_stage
+
+_MAY_CHANGE = {"run_dir", "checkpoint", "log", "evaluation", "loader_workers", "deepspeed"}
+"""Recipe sections that do not bear on what is learned; a run goes on when they differ from its first start."""
+
+
+def run_stages(
+    recipe: Recipe,
+    world: World,
+    data: PreparedData,
+    evaluate: Evaluate,
+    say: Callable[[str], None],
+    only: str | None = None,
+) -> Account:
+    """Train what is not trained yet; returns what the run has consumed.
+
+    ``only``: run this stage alone. ``say`` gets lines for the user, on the first rank.
+    """
+    folder = recipe.folder
+    if world.is_first:
+        _claim(recipe, folder)
+    world.barrier()
+    log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
+    ends = None
+    if recipe.model.reset_at_document:
+        block = recipe.data.tokenizer.vocab_size
+        ends = [block - 1 + block * number for number in range(1 + len(recipe.clones))]
+
+    def context(stage: str) -> StageContext:
+        return StageContext(recipe, world, data, folder / stage, log, evaluate, ends)
+
+    try:
+        if "align" in recipe.stages and only != "pretrain" and read_state(folder / "align" / "weights") is None:
+            run_stage(context("align"), align_plan(recipe), _fresh(recipe), Account.empty(recipe))
+        if "pretrain" in recipe.stages and only != "align":
+            initial, consumed = pretrain_start(recipe, data)
+            done = read_state(folder / "pretrain" / "weights")
+            if done is None:
+                run_stage(context("pretrain"), pretrain_plan(recipe, consumed), initial, consumed)
+    finally:
+        if log is not None:
+            log.close()
+    account = finished_account(recipe)
+    if world.is_first:
+        say(f"finished: {folder} ({account.tokens:,} tokens in {account.steps} steps)")
+    return account
+
+
+def finished_account(recipe: Recipe) -> Account:
+    """What the run's last finished stage had consumed."""
+    for stage in ("pretrain", "align"):
+        state = read_state(recipe.folder / stage / "weights")
+        if state is not None:
+            return Account(state["text"], state["words"], state["steps"])
+    return Account.empty(recipe)
+
+
+def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Account]:
+    """Initial weights of the pretrain stage and what the align stage before it has consumed."""
+    if "align" in recipe.stages:
+        origin = recipe.folder
+    elif recipe.pretrain.init_from is not None:
+        origin = recipe.pretrain.init_from
+    else:
+        return _fresh(recipe), Account.empty(recipe)
+    folder = origin / "align" / "weights"
+    state = read_state(folder)
+    if state is None:
+        raise UserError(f"{folder}: no such weights; expected a finished align stage; run it first")
+    if list(state["text"]) != list(recipe.languages):
+        raise UserError(
+            f"{folder}: aligned for languages {list(state['text'])}; the recipe has {list(recipe.languages)}"
+        )
+    if state["data"] != data.fingerprint:
+        raise UserError(f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir")
+    return Weights(folder).value, Account(state["text"], state["words"], state["steps"])
+
+
+def _fresh(recipe: Recipe) -> InitialValue:
+    def value(name: str, shape: torch.Size) -> torch.Tensor:
+        return initial_value(name, shape, recipe)
+
+    return value
+
+
+def _claim(recipe: Recipe, folder: Path) -> None:
+    """Write the recipe into the run folder, or check that it is the recipe of the run that is there."""
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        old = _comparable(load_recipe(str(path)))
+        new = _comparable(recipe)
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise UserError(
+                    f"{path}: the run there has {key}={old.get(key)}; the recipe has {key}={new.get(key)}; "
+                    "choose another run_dir, or remove the folder to start again"
+                )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, dump_recipe(recipe))
+    except OSError as error:
+        raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _comparable(recipe: Recipe) -> dict[str, str]:
+    """Dotted key -> value of everything that must stay as it was."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            flat[prefix] = json.dumps(value)
+
+    walk("", recipe.model_dump(mode="json", exclude=_MAY_CHANGE))
+    return flat

@@ -1,0 +1,23 @@
+"""Learning rate by step."""
+
+import math
+from collections.abc import Callable
+
+from prealign.config.recipe import Schedule
+
+
+def learning_rate(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    """Linear warmup over ``schedule.warmup`` of the steps, then a cosine that ends at ``min_learning_rate``.
+
+    The returned function maps a step, counted from 0, to its rate; from ``steps`` on the rate stays at the minimum.
+    """
+    warmup = round(schedule.warmup * steps)
+    peak, floor = schedule.learning_rate, schedule.min_learning_rate
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+        return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))
+
+    return rate

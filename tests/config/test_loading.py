@@ -1,0 +1,122 @@
+"""Recipes: inheritance, overrides, and errors that say what to do."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prealign.config import dump_recipe, load_recipe
+from prealign.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+
+BASE = """
+name: base
+languages: {en: {tokens: 1000, text: {files: [a.txt]}}, xx: {tokens: 100, clone_of: en}}
+data: {dir: d}
+model: {layers: 2, hidden_size: 8, heads: 2}
+batch: {global_batch_size: 4, micro_batch_size: 2}
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def test_inheritance_and_overrides(base: Path) -> None:
+    child = base.parent / "child.yaml"
+    child.write_text("base: base.yaml\nname: child\nmodel: {layers: 3}\npretrain: {learning_rate: 1e-3}\n")
+    recipe = load_recipe(str(child), ["model.heads=4", "languages.en.tokens=2e3", "stages=[pretrain]"])
+    assert (recipe.name, recipe.model.layers, recipe.model.heads, recipe.model.hidden_size) == ("child", 3, 4, 8)
+    assert recipe.pretrain.learning_rate == 1e-3
+    assert recipe.languages["en"].tokens == 2000
+    assert recipe.stages == ["pretrain"]
+
+
+def test_several_bases_later_wins(base: Path) -> None:
+    (base.parent / "big.yaml").write_text("model: {layers: 9}\n")
+    child = base.parent / "child.yaml"
+    child.write_text("base: [base.yaml, big.yaml]\n")
+    assert load_recipe(str(child)).model.layers == 9
+
+
+def test_dump_reads_back_equal(base: Path) -> None:
+    recipe = load_recipe(str(base))
+    again = base.parent / "again.yaml"
+    again.write_text(dump_recipe(recipe))
+    assert load_recipe(str(again)) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_load(path: Path) -> None:
+    assert load_recipe(path.stem) == load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.hiden_size=3", r"model\.hiden_size: unknown key; did you mean 'hidden_size'"),
+        ("pretain.learning_rate=1", r"pretain: unknown key; did you mean 'pretrain'"),
+        ("languages.en.tokns=1", r"languages\.en\.tokns: unknown key; did you mean 'tokens'"),
+        ("languages.en.text.file=x", r"languages\.en\.text\.file: unknown key; did you mean 'files'"),
+        ("model.heads=3", r"hidden_size=8 and heads=3; expected hidden_size divisible by heads"),
+        ("model.layers=two", r"model\.layers: found 'two'; expected"),
+        ("model.layers=0", r"model\.layers: found 0; expected"),
+        ("codeswitch.ratio=1.5", r"codeswitch\.ratio: found 1.5"),
+        ("parallel.zero_stage=4", r"parallel\.zero_stage: found 4; expected"),
+        ("source_language=de", r"source_language: found 'de'"),
+        ("languages.xx.clone_of=yy", r"languages\.xx\.clone_of: found 'yy'"),
+        ("stages=[pretrain, align]", r"stages: found"),
+        ("pretrain.init_from=x", r"pretrain\.init_from"),
+        ("optimizer.eps=.nan", r"optimizer\.eps"),
+        ("languages.xx.text={files: [a]}", r"languages\.xx: found both or neither"),
+        ("data=3", r"data: found 3"),
+        ("model.heads", r"expected key\.sub=value"),
+        ("model.layers={", r"not valid YAML"),
+    ],
+)
+def test_mistakes_are_one_line_with_key_and_remedy(base: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(str(base), [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_key(base: Path) -> None:
+    values = yaml.safe_load(BASE)
+    del values["model"]["heads"]
+    base.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"model\.heads: missing"):
+        load_recipe(str(base))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: a\nname: b\n", "line 2: key 'name' is given twice"),
+        ("- a\n", "expected a mapping"),
+        ("a: [\n", "not valid YAML"),
+        ("base: nothing.yaml\n", "no such file"),
+        ("base: self.yaml\n", "circle"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "self.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(path))
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'enclone_demo'"):
+        load_recipe("enclone_dem")
+
+
+def test_vocabulary_blocks(base: Path) -> None:
+    recipe = load_recipe(str(base), ["data.tokenizer.vocab_size=1000", "languages.yy={tokens: 5, clone_of: en}"])
+    assert recipe.vocab_size == 3000
+    assert recipe.padded_vocab_size == 3072
+    assert [recipe.token_offset(name) for name in ("en", "xx", "yy")] == [0, 1000, 2000]

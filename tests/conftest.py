@@ -1,0 +1,55 @@
+"""A small prepared corpus that tests share, and recipes on it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prealign.config import Recipe
+from prealign.config.loading import validate
+from prealign.corpus.preparing import prepare
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run processes side by side; the same threads give the same sums
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE_TEXT = ROOT / "configs" / "sample_text"
+
+
+def tiny_recipe(data_dir: Path, **changes: Any) -> Recipe:
+    """One novel, 600 + 600 tokens of vocabulary, a model of two blocks; ``changes`` are merged over sections."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "data": {"dir": str(data_dir), "heldout_fraction": 0.1, "tokenizer": {"vocab_size": 600}},
+        "languages": {
+            "en": {"tokens": 40_960, "text": {"files": [str(SAMPLE_TEXT / "northanger_abbey.jsonl")]}},
+            "clone": {"tokens": 10_240, "clone_of": "en", "clone_share": 0.2},
+        },
+        "model": {"layers": 2, "hidden_size": 32, "heads": 2, "context": 32},
+        "batch": {"global_batch_size": 16, "micro_batch_size": 4},
+        "align": {"fraction": 0.1, "words_per_step": 64, "learning_rate": 1e-3},
+        "pretrain": {"learning_rate": 1e-3, "warmup": 0.1},
+        "codeswitch": {"ratio": 0.2},
+        "parallel": {"precision": "fp32"},
+        "evaluation": {"every": 1000, "tokens": 2000, "probe_words": 50},
+        "checkpoint": {"every": 1000},
+        "log": {"every": 1, "tensorboard": False},
+        "loader_workers": 0,
+    }
+    for key, change in changes.items():
+        whole = not isinstance(change, dict) or key == "languages"
+        values[key] = change if whole else values.get(key, {}) | change
+    return validate(values, "tiny recipe")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data of `tiny_recipe`; read only."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(tiny_recipe(folder), say=lambda line: None)
+    return folder
+
+
+@pytest.fixture
+def recipe(data_dir: Path) -> Recipe:
+    return tiny_recipe(data_dir)

@@ -1,0 +1,172 @@
+"""Preparation end to end on real text: what is built, what is rebuilt, what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prealign.config import Recipe
+from prealign.corpus.prepared import open_data
+from prealign.corpus.preparing import prepare
+from prealign.corpus.store import TokenStore
+from prealign.errors import UserError
+from tests.conftest import SAMPLE_TEXT, tiny_recipe
+
+
+def prepared(recipe: Recipe) -> list[str]:
+    lines: list[str] = []
+    prepare(recipe, lines.append)
+    return lines
+
+
+def test_documents_go_to_exactly_one_place(recipe: Recipe) -> None:
+    """Every document is in one store, whole; the clone's are English shifted by the vocabulary."""
+    data = open_data(recipe)
+    text = [json.loads(line)["text"] for line in (SAMPLE_TEXT / "northanger_abbey.jsonl").open()]
+    found: dict[str, list[str]] = {}
+    for language, shift in (("en", 0), ("clone", 600)):
+        for split in ("train", "heldout"):
+            store = TokenStore(recipe.data.dir / language / split)
+            ends = np.cumsum(store.lengths)
+            documents = [
+                store.tokens[end - length : end].astype(int) - shift for end, length in zip(ends, store.lengths)
+            ]
+            assert all(document[-1] == data.tokenizer.end_of_document for document in documents)
+            found[f"{language} {split}"] = [data.tokenizer.decode(document[:-1]) for document in documents]
+    assert found["en heldout"] == found["clone heldout"]
+    assert all(found.values())
+    assert sorted(found["en train"] + found["clone train"] + found["en heldout"]) == sorted(text)
+
+
+def test_words_are_counted_as_in_the_text(recipe: Recipe) -> None:
+    data = open_data(recipe)
+    store = TokenStore(recipe.data.dir / "en" / "train")
+    text = data.tokenizer.decode(store.tokens).lower()
+    folder = recipe.data.dir / "lexicon"
+    counts = dict(line.split("\t") for line in (folder / "words.tsv").read_text().splitlines())
+    words = "".join(
+        character if character.isalpha() else " " for character in text.replace("<|endoftext|>", " ")
+    ).split()
+    assert sum(map(int, counts.values())) == len(words)
+    for word in ("the", "catherine", "abbey"):
+        assert int(counts[word]) == words.count(word)
+    first = json.loads((folder / "lexicon.jsonl").read_text().splitlines()[0])
+    assert first["word"] == "the"
+    assert first["translations"] == {"clone": ["the"]}
+
+
+def test_every_word_of_the_text_is_switchable(recipe: Recipe) -> None:
+    """All words are in an En-Clone table; a word before a comma and one at a sentence start are found as well."""
+    artefact = open_data(recipe).artefacts["codeswitch"]
+    assert artefact.facts["in_table"] >= 0.999 * artefact.facts["words"]
+
+
+def test_only_what_changed_is_rebuilt(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "data")
+    assert [line.split()[0] for line in prepared(recipe)] == ["built"] * 5
+    assert [line.split()[0] for line in prepared(recipe)] == ["kept"] * 5
+    rare = tiny_recipe(tmp_path / "data", lexicon={"min_count": 2})
+    assert [line.split()[0] for line in prepared(rare)] == ["kept"] * 3 + ["built"] * 2
+    split = tiny_recipe(tmp_path / "data", data={"heldout_fraction": 0.2})
+    assert "built" in {line.split()[0] for line in prepared(split)}
+    open_data(split).verify()
+    assert not [path for path in (tmp_path / "data").iterdir() if "partial" in path.name or "old" in path.name]
+
+
+def test_preparing_twice_gives_the_same_bytes(tmp_path: Path, recipe: Recipe) -> None:
+    again = tiny_recipe(tmp_path / "data")
+    prepared(again)
+    assert open_data(again).fingerprint == open_data(recipe).fingerprint
+
+
+def test_repeated_documents_are_dropped(tmp_path: Path) -> None:
+    lines = (SAMPLE_TEXT / "northanger_abbey.jsonl").read_text().splitlines()
+    (tmp_path / "twice.jsonl").write_text("\n".join(lines + lines) + "\n")
+    text = {"tokens": 40_960, "text": {"files": [str(tmp_path / "twice.jsonl")]}}
+    recipe = tiny_recipe(tmp_path / "data", languages={"en": text})
+    prepared(recipe)
+    facts = open_data(recipe).artefacts["en"].facts
+    assert facts["repeated_documents"] == len(lines)
+
+
+def test_given_ranks_and_a_dictionary(tmp_path: Path, recipe: Recipe) -> None:
+    """A user's own ranks, text in two languages, and a word list."""
+    (tmp_path / "de.txt").write_text("Das Klavier klingt gut.\n\nDie Frau liest ein Buch.\n\nEin Abend im Garten.\n")
+    (tmp_path / "en-de.txt").write_text("piano Klavier\nwoman Frau\nevening Abend\nbook\tBuch\n")
+    german = {
+        "tokens": 10_240,
+        "text": {"files": [str(tmp_path / "de.txt")]},
+        "dictionaries": [str(tmp_path / "en-de.txt")],
+    }
+    changed = tiny_recipe(
+        tmp_path / "data",
+        languages={"en": recipe.languages["en"].model_dump(), "de": german},
+        data={
+            "tokenizer": {"ranks": str(recipe.data.dir / "tokenizer" / "ranks.tiktoken"), "vocab_size": 600},
+            "heldout_fraction": 0.4,
+        },
+        model={"context": 8},
+    )
+    prepared(changed)
+    data = open_data(changed)
+    entries = [json.loads(line) for line in (tmp_path / "data" / "lexicon" / "lexicon.jsonl").open()]
+    assert {entry["word"]: entry["translations"]["de"] for entry in entries} == {
+        "woman": ["Frau"],
+        "evening": ["Abend"],
+        "book": ["Buch"],
+    }
+    assert entries[0]["sources"] == ["de:en-de.txt"]
+    facts = data.artefacts["codeswitch"].facts
+    assert 0 < facts["in_table"] < facts["words"] / 50
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no document with text"),
+        ("\n\n \n\n", "no document with text"),
+        ("one document", "none of 1 documents went to the (train|heldout) split"),
+        (None, "no file matches"),
+        ("\n\n".join(str(number) for number in range(100)), "none of the 0 words"),
+    ],
+    ids=["empty", "blank", "one document", "missing", "no words"],
+)
+def test_hopeless_input_is_one_line_and_leaves_nothing(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_text(content)
+    languages = {
+        "en": {"tokens": 1024, "text": {"files": [str(path)]}},
+        "clone": {"tokens": 1024, "clone_of": "en", "clone_share": 0.4},
+    }
+    vocab_size = 2048 if content is not None and not content.strip() else 257
+    with pytest.raises(UserError, match=message) as caught:
+        prepared(tiny_recipe(tmp_path / "data", languages=languages, data={"tokenizer": {"vocab_size": vocab_size}}))
+    assert "\n" not in str(caught.value)
+    leftovers = [path.name for path in (tmp_path / "data").iterdir() if path.name != ".lock"]
+    assert not [name for name in leftovers if name.startswith(".") and name != ".input_hashes.json"]
+
+
+def test_mismatched_recipe_is_refused_when_opened(recipe: Recipe) -> None:
+    dir_ = recipe.data.dir
+    with pytest.raises(UserError, match=r"vocab_size: found 700; .* holds 600"):
+        open_data(tiny_recipe(dir_, data={"tokenizer": {"vocab_size": 700}}))
+    with pytest.raises(UserError, match="made with vocab_size 1200; the recipe and its other data have 1800"):
+        extra = {**recipe.model_dump()["languages"], "xx": {"tokens": 10, "clone_of": "en"}}
+        open_data(tiny_recipe(dir_, languages=extra))
+    with pytest.raises(UserError, match=r"expected at least model\.context=1000000"):
+        open_data(tiny_recipe(dir_, model={"context": 1_000_000}))
+    with pytest.raises(UserError, match="no such tokenizer; run launchers/prepare"):
+        open_data(tiny_recipe(dir_ / "nowhere"))
+
+
+def test_two_preparations_of_one_folder_do_not_mix(tmp_path: Path) -> None:
+    import fcntl
+
+    recipe = tiny_recipe(tmp_path / "data")
+    recipe.data.dir.mkdir()
+    with (recipe.data.dir / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another preparation"):
+            prepared(recipe)

@@ -1,0 +1,138 @@
+"""Windows of a token stream, code-switched, against a literal walk over the whole text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prealign.corpus.codeswitch_map import CodeSwitchMap, build_codeswitch_map
+from prealign.corpus.sequences import TokenStream
+from prealign.corpus.store import StoreWriter, TokenStore
+from prealign.corpus.switching import IGNORED, Switcher
+from prealign.corpus.wordmap import WordMap, WordMapWriter
+from prealign.lexicon.compiled import FORMS, CompiledLexicon
+
+VOCABULARY = 4000
+
+
+class Corpus:
+    """A random text of documents, its words, a lexicon that translates about half of them, and all files on disk."""
+
+    def __init__(self, folder: Path, seed: int, tokens: int, longest: int) -> None:
+        random = np.random.default_rng(seed)
+        kinds = [list(random.integers(10, 900, random.integers(1, longest + 1))) for _ in range(30)]
+        self.words: list[tuple[int, int]] = []
+        self.kind: list[int] = []
+        self.tokens: list[int] = []
+        with StoreWriter(folder / "t", VOCABULARY) as store, WordMapWriter(folder / "t.words") as words:
+            while len(self.tokens) < tokens:
+                document: list[int] = []
+                spans = []
+                for _ in range(random.integers(1, 40)):
+                    document += list(random.integers(900, 999, random.integers(0, 3)))
+                    kind = int(random.integers(len(kinds)))
+                    spans.append((len(document), len(document) + len(kinds[kind])))
+                    self.kind.append(kind)
+                    document += kinds[kind]
+                document.append(999)
+                self.words += [(a + len(self.tokens), b + len(self.tokens)) for a, b in spans]
+                self.tokens += document
+                store.append(np.array(document))
+                words.append(len(document), *np.array(spans).T)
+        self.store = TokenStore(folder / "t")
+        self.word_map = WordMap(folder / "t.words")
+        self.lexicon = self._lexicon(kinds[:15], random, longest)
+        facts = build_codeswitch_map(folder / "t.cs", self.store, self.word_map, self.lexicon)
+        assert facts["words"] == len(self.words)
+        self.forms = CodeSwitchMap(folder / "t.cs", self.word_map.words)
+
+    @staticmethod
+    def _lexicon(kinds: list[list[int]], random: np.random.Generator, longest: int) -> CompiledLexicon:
+        translations = [list(random.integers(1000, 3999, random.integers(1, longest + 1))) for _ in kinds]
+        forms = [tokens for tokens in kinds + translations for _ in range(FORMS)]
+        arrays = {
+            "form_offsets": np.cumsum([0, *map(len, forms)]),
+            "form_tokens": np.array([token for tokens in forms for token in tokens], dtype=np.int32),
+            "surface_language": np.repeat([0, 1], len(kinds)).astype(np.uint8),
+            "usual_form": np.zeros(2 * len(kinds), dtype=np.uint8),
+            "counts": np.arange(len(kinds), 0, -1),
+            "translation_offsets": np.arange(len(kinds) + 1),
+            "translations": np.arange(len(kinds), 2 * len(kinds), dtype=np.int32),
+        }
+        return CompiledLexicon(["en", "xx"], arrays)
+
+    def literal(self, switcher: Switcher, begin: int, length: int, epoch: int) -> tuple[list[int], list[int]]:
+        """The first ``length`` (input, target) pairs from token ``begin`` of the text, read as a ring."""
+        forms = np.asarray(self.forms.forms)
+        replacement, _ = switcher.choose(forms, np.arange(len(forms)), epoch)
+        offsets, flat = self.lexicon.form_offsets, self.lexicon.form_tokens
+        at = {start: number for number, (start, _) in enumerate(self.words)}
+        total = len(self.tokens)
+        inputs: list[int] = []
+        targets: list[int] = []
+        position = begin
+        while len(inputs) < length:
+            number = at.get(position % total, -1)
+            if number >= 0 and replacement[number] >= 0:
+                form = replacement[number]
+                new = list(flat[offsets[form] : offsets[form + 1]])
+                position += self.words[number][1] - self.words[number][0]
+                inputs += new
+                targets += [IGNORED] * (len(new) - 1) + [self.tokens[position % total]]
+            else:
+                inputs.append(self.tokens[position % total])
+                position += 1
+                targets.append(self.tokens[position % total])
+        return inputs[:length], targets[:length]
+
+
+@pytest.mark.parametrize(("seed", "longest", "context", "ratio"), [(0, 3, 16, 0.5), (1, 6, 8, 1.0), (2, 90, 64, 0.3)])
+def test_every_window_equals_the_literal_walk(
+    tmp_path: Path, seed: int, longest: int, context: int, ratio: float
+) -> None:
+    corpus = Corpus(tmp_path, seed, tokens=1500, longest=longest)
+    switcher = Switcher(corpus.lexicon, ratio, False, seed=5)
+    stream = TokenStream(corpus.store, context, corpus.word_map, corpus.forms, switcher)
+    assert stream.windows == len(corpus.tokens) // context
+    for window in range(stream.windows):
+        got = stream.sequence(window, epoch=window % 3)
+        inputs, targets = corpus.literal(switcher, window * context, context, window % 3)
+        assert got.inputs.tolist() == inputs, window
+        assert got.targets.tolist() == targets, window
+
+
+def test_counts_are_those_of_the_words_that_start_in_the_sequence(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, 3, tokens=4000, longest=1)  # words and translations of one token: positions do not move
+    switcher = Switcher(corpus.lexicon, 0.4, False, seed=5)
+    stream = TokenStream(corpus.store, 32, corpus.word_map, corpus.forms, switcher)
+    replacement, eligible = switcher.choose(np.asarray(corpus.forms.forms), np.arange(len(corpus.words)), 0)
+    starts = np.array(corpus.words)[:, 0]
+    for window in range(stream.windows):
+        inside = (starts >= window * 32) & (starts < window * 32 + 32)
+        counts = stream.sequence(window, 0).counts
+        assert counts.words == inside.sum()
+        assert counts.eligible == (inside & eligible).sum()
+        assert counts.switched == (inside & (replacement >= 0)).sum()
+
+
+def test_vanilla_predicts_what_stands_in_the_input(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, 4, tokens=1500, longest=4)
+    switcher = Switcher(corpus.lexicon, 0.5, True, seed=5)
+    stream = TokenStream(corpus.store, 16, corpus.word_map, corpus.forms, switcher)
+    for window in range(stream.windows):
+        sequence = stream.sequence(window, 0)
+        assert np.array_equal(sequence.inputs[1:], sequence.targets[:-1])
+        assert len(sequence.inputs) == len(sequence.targets) == 16
+    # the last target of a window is switched where the word that starts the next one is
+    inputs, _ = corpus.literal(switcher, 0, 17, 0)
+    assert stream.sequence(0, 0).targets[-1] == inputs[16]
+
+
+def test_without_a_switcher_the_text_is_as_it_is(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, 5, tokens=500, longest=3)
+    stream = TokenStream(corpus.store, 16)
+    for window in range(stream.windows):
+        sequence = stream.sequence(window, 0)
+        ring = np.array(corpus.tokens + corpus.tokens[:1])[window * 16 : window * 16 + 17]
+        assert np.array_equal(sequence.inputs, ring[:-1])
+        assert np.array_equal(sequence.targets, ring[1:])

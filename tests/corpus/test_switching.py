@@ -1,0 +1,140 @@
+"""Input-only code-switching against a literal reading of its definition (paper, Eq. 6)."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prealign.corpus.switching import IGNORED, Switcher
+from prealign.lexicon.compiled import FORMS, CompiledLexicon
+
+WORDS = 7
+TARGETS = 3
+
+
+def lexicon_of(translations: dict[tuple[int, int], list[list[int]]]) -> CompiledLexicon:
+    """A lexicon of `WORDS` entries; ``translations[entry, target]`` lists token sequences (all six forms alike)."""
+    surfaces: list[list[int]] = [[1] for _ in range(WORDS)]
+    language = [0] * WORDS
+    offsets, flat = [0], []
+    for entry in range(WORDS):
+        for target in range(TARGETS):
+            for tokens in translations.get((entry, target), []):
+                flat.append(len(surfaces))
+                surfaces.append(tokens)
+                language.append(target + 1)
+            offsets.append(len(flat))
+    forms = [tokens for tokens in surfaces for _ in range(FORMS)]
+    arrays = {
+        "form_offsets": np.cumsum([0, *map(len, forms)]),
+        "form_tokens": np.array([token for tokens in forms for token in tokens], dtype=np.int32),
+        "surface_language": np.array(language, dtype=np.uint8),
+        "usual_form": np.zeros(len(surfaces), dtype=np.uint8),
+        "counts": np.arange(WORDS, 0, -1),
+        "translation_offsets": np.array(offsets),
+        "translations": np.array(flat, dtype=np.int32),
+    }
+    return CompiledLexicon(["en", "de", "zh", "ar"], arrays)
+
+
+def literal(
+    tokens: list[int], words: list[tuple[int, int]], replacement: list[list[int] | None], vanilla: bool
+) -> tuple[list[int], list[int]]:
+    """The definition, word by word: inputs and targets of ``tokens[:-1]``."""
+    replaced = {start: (end, new) for (start, end), new in zip(words, replacement) if new is not None}
+    inputs: list[int] = []
+    targets: list[int] = []
+    position = 0
+    while position < len(tokens) - 1:
+        if position in replaced:
+            end, new = replaced[position]
+            for number, token in enumerate(new):
+                inputs.append(token)
+                # y_1 .. y_{m-1} have no target; y_m predicts the token after the word, as the source text has it
+                targets.append(tokens[end] if number == len(new) - 1 else IGNORED)
+            position = end
+        else:
+            inputs.append(tokens[position])
+            targets.append(tokens[position + 1])  # of a following replaced word: its original first subword
+            position += 1
+    if vanilla:
+        return inputs[:-1], inputs[1:]
+    return inputs, targets
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, int]], list[list[int] | None]]:
+    """Tokens cut into words of 1 to 4 tokens and gaps (often none: adjacent words), some words replaced by 1 to 5."""
+    tokens: list[int] = []
+    words: list[tuple[int, int]] = []
+    replacement: list[list[int] | None] = []
+    for _ in range(draw(st.integers(1, 8))):
+        tokens += draw(st.lists(st.integers(10, 99), max_size=2))
+        length = draw(st.integers(1, 4))
+        words.append((len(tokens), len(tokens) + length))
+        tokens += [draw(st.integers(10, 99)) for _ in range(length)]
+        replacement.append(draw(st.none() | st.lists(st.integers(100, 999), min_size=1, max_size=5)))
+    tokens += draw(st.lists(st.integers(10, 99), max_size=2))
+    tokens.append(draw(st.integers(10, 99)))  # the target of the last position
+    return tokens, words, replacement
+
+
+@given(texts(), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_apply_equals_the_literal_definition(
+    text: tuple[list[int], list[tuple[int, int]], list[list[int] | None]], vanilla: bool
+) -> None:
+    tokens, words, replacement = text
+    table: dict[tuple[int, int], list[list[int]]] = {(0, 0): [new for new in replacement if new is not None]}
+    lexicon = lexicon_of(table)
+    forms = iter(range(WORDS * FORMS, (WORDS + len(replacement)) * FORMS, FORMS))
+    chosen = np.array([-1 if new is None else next(forms) for new in replacement])
+    starts, ends = np.array(words).T
+    got = Switcher(lexicon, 0.5, vanilla, seed=0).apply(np.array(tokens, dtype=np.uint16), starts, ends, chosen)
+    expected = literal(tokens, words, replacement, vanilla)
+    if vanilla and all(new is None for new in replacement):
+        expected = literal(tokens, words, replacement, False)  # nothing switched: plain text, one position more
+    assert [list(part) for part in got] == [list(part) for part in expected]
+
+
+def test_draws_do_not_depend_on_what_is_drawn_together() -> None:
+    lexicon = lexicon_of({(word, 0): [[100 + word]] for word in range(WORDS)})
+    switcher = Switcher(lexicon, 0.5, False, seed=3)
+    forms = np.arange(40) % WORDS * FORMS + 1
+    ordinals = np.arange(1000, 1040)
+    together, _ = switcher.choose(forms, ordinals, epoch=2)
+    apart = np.concatenate([switcher.choose(forms[i : i + 1], ordinals[i : i + 1], 2)[0] for i in range(40)])
+    assert np.array_equal(together, apart)
+    another_epoch, _ = switcher.choose(forms, ordinals, epoch=3)
+    assert not np.array_equal(together, another_epoch)
+
+
+def test_ratio_and_uniformity() -> None:
+    """5 % of the words that have a translation; languages uniform first, then translations within the language."""
+    lexicon = lexicon_of({(0, 0): [[100]], (0, 1): [[200], [201], [202]], (1, 2): [[300]]})
+    switcher = Switcher(lexicon, 0.05, False, seed=1)
+    count = 400_000
+    entries = np.arange(count) % 3  # the third word has no translation
+    replacement, eligible = switcher.choose(entries * FORMS + 1, np.arange(count), epoch=0)
+    assert np.array_equal(eligible, entries < 2)
+    switched = replacement >= 0
+    assert not switched[~eligible].any()
+    assert switched.sum() / eligible.sum() == pytest.approx(0.05, abs=0.0015)
+    surface = replacement[switched & (entries == 0)] // FORMS - WORDS
+    counts = np.bincount(surface, minlength=4)
+    expected = np.array([1 / 2, 1 / 6, 1 / 6, 1 / 6]) * counts.sum()
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
+
+
+def test_words_outside_the_table_stay() -> None:
+    lexicon = lexicon_of({(0, 0): [[100]]})
+    replacement, eligible = Switcher(lexicon, 1.0, False, seed=0).choose(np.zeros(5, np.uint16), np.arange(5), 0)
+    assert not eligible.any()
+    assert (replacement == -1).all()
+
+
+def test_a_form_is_replaced_by_the_same_form() -> None:
+    lexicon = lexicon_of({(2, 1): [[50, 51]]})
+    forms = 2 * FORMS + np.arange(FORMS) + 1
+    replacement, _ = Switcher(lexicon, 1.0, False, seed=0).choose(forms, np.arange(FORMS), 0)
+    assert np.array_equal(replacement, WORDS * FORMS + np.arange(FORMS))

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lint and tests: bash tests/run.sh [pytest arguments]. Makes .venv on the first run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launchers/install.sh
+install_into .venv launchers/requirements.txt tests/requirements.txt
+# megatron-core only serves to read and write token stores; what it lists as dependencies is not needed for that
+python -c 'import megatron.core.datasets.indexed_dataset' 2>/dev/null ||
+    python -m pip --quiet --disable-pip-version-check install --no-deps megatron-core==0.16.1
+ruff check .
+ruff format --check .
+python -m pytest "$@"
