@@ -12,10 +12,11 @@ import torch
 
 from prealign.config import load_recipe
 from prealign.corpus.prepared import open_data
-from prealign.distributed.world import check_batch, running_world
+from prealign.distributed.world import running_world
 from prealign.errors import run
 from prealign.evaluation.language_model import evaluate_language
 from prealign.evaluation.similarity import Probe, aligned_cosine
+from prealign.training.check import check
 from prealign.training.run import run_stages
 
 
@@ -24,21 +25,25 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="run this stage alone")
     parser.add_argument("--check", action="store_true", help="check recipe and data, print the plan, train nothing")
+    parser.add_argument("--ranks", type=int, default=1, help="with --check: the number of processes to plan for")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_args()
 
     recipe = load_recipe(arguments.config, arguments.overrides)
     data = open_data(recipe)
+    if arguments.check:
+        check(recipe, data, arguments.ranks, say=print)
+        return
     with running_world() as world:
-        check_batch(recipe, world.ranks)
+        recipe.accumulation(world.ranks)
         lexicon = data.whole_lexicon
         probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
 
         def evaluate(model: torch.nn.Module) -> dict[str, Any]:
             results: dict[str, Any] = {}
             for language in recipe.languages:
-                measured = evaluate_language(model, recipe, data, world, language, None)
+                measured = evaluate_language(model, recipe, data, world, language)
                 if measured is not None:
                     results[f"perplexity/{language}"] = measured.perplexity
                     results[f"bits_per_byte/{language}"] = measured.bits_per_byte

@@ -85,7 +85,7 @@ def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list[
     collected = dict(results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
-    for rank, (value, error) in collected.items():
+    for rank, (_value, error) in collected.items():
         assert error is None, f"rank {rank}:\n{error}"
     return [collected[rank][0] for rank in range(ranks)]
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prealign.errors import UserError
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -310,6 +312,26 @@ class Recipe(Section):
         return -(-self.vocab_size // multiple) * multiple
 
     @property
+    def document_ends(self) -> list[int] | None:
+        """End-of-document ids, one per vocabulary block, where attention starts anew; None where it does not."""
+        if not self.model.reset_at_document:
+            return None
+        block = self.data.tokenizer.vocab_size
+        return [block * (number + 1) - 1 for number in range(1 + len(self.clones))]
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+    def accumulation(self, ranks: int) -> int:
+        """Micro-batches per step and rank; raises `UserError` when the batch does not divide."""
+        batch = self.batch
+        per_pass = batch.micro_batch_size * ranks
+        if batch.global_batch_size % per_pass:
+            raise UserError(
+                f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size="
+                f"{batch.micro_batch_size} on {ranks} ranks; expected global_batch_size divisible by "
+                f"micro_batch_size x ranks = {per_pass}"
+            )
+        return batch.global_batch_size // per_pass

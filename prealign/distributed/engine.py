@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from prealign.config import Recipe
-from prealign.distributed.world import World, check_batch
+from prealign.distributed.world import World
 from prealign.objectives.joint import JointModel
 
 InitialValue = Callable[[str, torch.Size], torch.Tensor]
@@ -23,7 +23,7 @@ def deepspeed_config(recipe: Recipe, ranks: int) -> dict[str, Any]:
     generated = {
         "train_batch_size": recipe.batch.global_batch_size,
         "train_micro_batch_size_per_gpu": recipe.batch.micro_batch_size,
-        "gradient_accumulation_steps": check_batch(recipe, ranks),
+        "gradient_accumulation_steps": recipe.accumulation(ranks),
         "optimizer": {
             "type": "AdamW",
             "params": {

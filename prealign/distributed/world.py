@@ -13,9 +13,6 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 
-from prealign.config import Recipe
-from prealign.errors import UserError
-
 
 @dataclass(frozen=True)
 class World:
@@ -68,15 +65,3 @@ def running_world() -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
-
-
-def check_batch(recipe: Recipe, ranks: int) -> int:
-    """Micro-batches per step and rank; raises `UserError` when the batch does not divide."""
-    batch = recipe.batch
-    per_pass = batch.micro_batch_size * ranks
-    if batch.global_batch_size % per_pass:
-        raise UserError(
-            f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size={batch.micro_batch_size} "
-            f"on {ranks} ranks; expected global_batch_size divisible by micro_batch_size x ranks = {per_pass}"
-        )
-    return batch.global_batch_size // per_pass

@@ -39,7 +39,6 @@ def evaluate_language(
     data: PreparedData,
     world: World,
     language: str,
-    document_ends: list[int] | None,
 ) -> LanguageModelResult | None:
     """Likelihood of the first ``evaluation.tokens`` held-out tokens, in windows of the context that do not overlap.
 
@@ -58,7 +57,7 @@ def evaluate_language(
         mine = first + world.rank * rows + np.arange(rows)
         batch = _windows(store.tokens, mine, windows, context)
         with torch.no_grad():
-            outputs = model(ModelInputs(text_inputs(batch, world.device, document_ends), None))
+            outputs = model(ModelInputs(text_inputs(batch, world.device, recipe.document_ends), None))
         nats[0] += outputs["token_losses"].double().sum()
         nats[1] += (batch.targets != IGNORED).sum()
     world.sum(nats)

@@ -40,13 +40,9 @@ def run_stages(
         _claim(recipe, folder)
     world.barrier()
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
-    ends = None
-    if recipe.model.reset_at_document:
-        block = recipe.data.tokenizer.vocab_size
-        ends = [block - 1 + block * number for number in range(1 + len(recipe.clones))]
 
     def context(stage: str) -> StageContext:
-        return StageContext(recipe, world, data, folder / stage, log, evaluate, ends)
+        return StageContext(recipe, world, data, folder / stage, log, evaluate)
 
     try:
         if "align" in recipe.stages and only != "pretrain" and read_state(folder / "align" / "weights") is None:

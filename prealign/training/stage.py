@@ -41,8 +41,6 @@ class StageContext:
     log: MetricsLog | None
     """None on all ranks but the first."""
     evaluate: Evaluate
-    document_ends: list[int] | None
-    """End-of-document ids where attention starts anew; None where it does not."""
 
 
 def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> Account:
@@ -122,7 +120,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
             norm = None
             for number, batch in enumerate(micro):
                 inputs = ModelInputs(
-                    text_inputs(batch, world.device, context.document_ends),
+                    text_inputs(batch, world.device, recipe.document_ends),
                     # negatives are all words of the step, so the words go through one pass, the first
                     word_inputs(word_batch, world.rank, world.ranks, world.device)
                     if word_batch and number == 0

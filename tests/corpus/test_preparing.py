@@ -152,8 +152,8 @@ def test_mismatched_recipe_is_refused_when_opened(recipe: Recipe) -> None:
     dir_ = recipe.data.dir
     with pytest.raises(UserError, match=r"vocab_size: found 700; .* holds 600"):
         open_data(tiny_recipe(dir_, data={"tokenizer": {"vocab_size": 700}}))
+    extra = {**recipe.model_dump()["languages"], "xx": {"tokens": 10, "clone_of": "en"}}
     with pytest.raises(UserError, match="made with vocab_size 1200; the recipe and its other data have 1800"):
-        extra = {**recipe.model_dump()["languages"], "xx": {"tokens": 10, "clone_of": "en"}}
         open_data(tiny_recipe(dir_, languages=extra))
     with pytest.raises(UserError, match=r"expected at least model\.context=1000000"):
         open_data(tiny_recipe(dir_, model={"context": 1_000_000}))

@@ -1,5 +1,7 @@
 """Multi-layer InfoNCE: the chunked implementation against the oracle, and its numerical traps."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -146,5 +148,5 @@ def test_shards_cover_all_words() -> None:
             shares = [shard(size, rank, ranks) for rank in range(ranks)]
             assert shares[0][0] == 0
             assert shares[-1][1] == size
-            assert all(a[1] == b[0] for a, b in zip(shares, shares[1:]))
+            assert all(a[1] == b[0] for a, b in itertools.pairwise(shares))
             assert max(b - a for a, b in shares) - min(b - a for a, b in shares) <= 1

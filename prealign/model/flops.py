@@ -1,0 +1,34 @@
+"""Floating-point operations of training, counted from the shapes (a multiply and an add are two)."""
+
+from prealign.config import Recipe
+
+
+def body_parameters(recipe: Recipe) -> int:
+    """Parameters outside the embeddings."""
+    model = recipe.model
+    size, ffn = model.hidden_size, model.ffn_multiple * model.hidden_size
+    block = 4 * size * size + 4 * size + 2 * size * ffn + size + ffn + 4 * size
+    return model.layers * block + 2 * size
+
+
+def text_token_flops(recipe: Recipe) -> float:
+    """Forward and backward of one text token: ``6 N + 12 L T D``, N with the LM head, without embedding look-ups.
+
+    The convention of the PaLM report (Chowdhery et al. 2022, appendix B): attention counts all pairs, recomputation of
+    activations counts nothing.
+    """
+    model = recipe.model
+    weights = body_parameters(recipe) + recipe.padded_vocab_size * model.hidden_size
+    return 6.0 * weights + 12.0 * model.layers * model.context * model.hidden_size
+
+
+def word_token_flops(recipe: Recipe) -> float:
+    """Forward and backward of one token of a word batch: ``6 N`` without the LM head; attention inside a word is left
+    out."""
+    return 6.0 * body_parameters(recipe)
+
+
+def infonce_flops(recipe: Recipe, words: int) -> float:
+    """Alignment loss of one step over all ranks: three ``W x W x D`` products a layer."""
+    layers = recipe.model.layers + (1 if recipe.model.tied_embeddings else 2)
+    return 6.0 * layers * words * words * recipe.model.hidden_size

@@ -1,0 +1,63 @@
+"""Everything that can be checked about a run before it starts, and its plan in numbers."""
+
+import os
+from collections.abc import Callable
+
+from prealign.config import Recipe
+from prealign.corpus.prepared import PreparedData
+from prealign.errors import UserError
+from prealign.hashing import Draw, mix
+from prealign.lexicon.word_batches import WordBatches
+from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
+from prealign.training.run import pretrain_start
+
+
+def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], None]) -> None:
+    """Check hashes, sizes, divisibility and the run folder, and print the plan. Raises `UserError`."""
+    data.verify()
+    say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
+    accumulation = recipe.accumulation(ranks)
+    batch, context = recipe.batch, recipe.model.context
+    say(
+        f"step: {batch.global_batch_size * context:,} tokens = {batch.micro_batch_size} sequences x {context} tokens "
+        f"x {accumulation} micro-batches x {ranks} ranks"
+    )
+    _check_writable(recipe)
+    consumed = Account.empty(recipe)
+    if "align" in recipe.stages:
+        plan = align_plan(recipe)
+        consumed = Account(plan.text_tokens(recipe), _word_tokens(recipe, data, plan), plan.steps)
+        _say_plan(recipe, plan, consumed.words, say)
+    elif recipe.pretrain.init_from is not None:
+        _, consumed = pretrain_start(recipe, data)
+        say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
+    if "pretrain" in recipe.stages:
+        _say_plan(recipe, pretrain_plan(recipe, consumed), dict.fromkeys(recipe.languages, 0), say)
+    say("all checks passed; nothing was trained")
+
+
+def _word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[str, int]:
+    """Tokens of all word batches of the align stage."""
+    if data.lexicon is None:
+        raise UserError("stages: found 'align' without translations; expected dictionaries or a clone among languages")
+    batches = WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
+    totals = dict.fromkeys(recipe.languages, 0)
+    for step in range(plan.steps):
+        for name, count in batches.batch(step).tokens_per_language().items():
+            totals[name] += count
+    return totals
+
+
+def _say_plan(recipe: Recipe, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]) -> None:
+    say(f"{plan.stage}: {plan.steps:,} steps")
+    for name, tokens in plan.text_tokens(recipe).items():
+        from_words = f" + {words[name]:,} of words" if words[name] else ""
+        say(f"  {name}: {tokens:,} tokens of text{from_words}")
+
+
+def _check_writable(recipe: Recipe) -> None:
+    folder = recipe.folder
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"run_dir: '{recipe.folder}' cannot be written (no rights in {folder}); choose another folder")
