@@ -24,6 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a recipe.")
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="run this stage alone")
+    parser.add_argument(
+        "--stop-after", type=int, metavar="N", help="leave every stage after N steps, with a checkpoint"
+    )
     parser.add_argument("--check", action="store_true", help="check recipe and data, print the plan, train nothing")
     parser.add_argument("--ranks", type=int, default=1, help="with --check: the number of processes to plan for")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
@@ -51,7 +54,7 @@ def main() -> None:
                 results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, probe)
             return results
 
-        run_stages(recipe, world, data, evaluate, say=print, only=arguments.stage)
+        run_stages(recipe, world, data, evaluate, print, arguments.stage, arguments.stop_after)
 
 
 if __name__ == "__main__":

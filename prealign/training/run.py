@@ -30,35 +30,42 @@ def run_stages(
     evaluate: Evaluate,
     say: Callable[[str], None],
     only: str | None = None,
-) -> Account:
-    """Train what is not trained yet; returns what the run has consumed.
+    stop_after: int | None = None,
+) -> None:
+    """Train what is not trained yet.
 
-    ``only``: run this stage alone. ``say`` gets lines for the user, on the first rank.
+    ``only``: run this stage alone. ``stop_after``: leave every stage after as many steps, as an interruption would.
+    ``say`` gets lines for the user, on the first rank.
     """
     folder = recipe.folder
     if world.is_first:
         _claim(recipe, folder)
     world.barrier()
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
-
-    def context(stage: str) -> StageContext:
-        return StageContext(recipe, world, data, folder / stage, log, evaluate)
-
     try:
-        if "align" in recipe.stages and only != "pretrain" and read_state(folder / "align" / "weights") is None:
-            run_stage(context("align"), align_plan(recipe), _fresh(recipe), Account.empty(recipe))
-        if "pretrain" in recipe.stages and only != "align":
-            initial, consumed = pretrain_start(recipe, data)
-            done = read_state(folder / "pretrain" / "weights")
-            if done is None:
-                run_stage(context("pretrain"), pretrain_plan(recipe, consumed), initial, consumed)
+        for stage in recipe.stages if only is None else [only]:
+            if read_state(folder / stage / "weights") is not None:
+                continue
+            context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after)
+            if stage == "align":
+                initial, consumed = _fresh(recipe), Account.empty(recipe)
+                plan = align_plan(recipe)
+            else:
+                initial, consumed = pretrain_start(recipe, data)
+                plan = pretrain_plan(recipe, consumed)
+            if not run_stage(context, plan, initial, consumed):
+                if world.is_first:
+                    say(
+                        f"stopped: {stage} after {stop_after} of {plan.steps} steps; the same command goes on from "
+                        f"there"
+                    )
+                return
     finally:
         if log is not None:
             log.close()
-    account = finished_account(recipe)
     if world.is_first:
+        account = finished_account(recipe)
         say(f"finished: {folder} ({account.tokens:,} tokens in {account.steps} steps)")
-    return account
 
 
 def finished_account(recipe: Recipe) -> Account:

@@ -41,15 +41,18 @@ class StageContext:
     log: MetricsLog | None
     """None on all ranks but the first."""
     evaluate: Evaluate
+    stop_after: int | None = None
+    """Steps at which every stage is left as an interruption would leave it, with a checkpoint."""
 
 
-def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> Account:
-    """Train a stage and write its weights to ``folder/weights``.
+def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> bool:
+    """Train a stage and write its weights to ``folder/weights``; False if it was stopped before its end.
 
-    ``consumed``: what the run spent before this stage. Returns what it has spent after it.
+    ``consumed``: what the run spent before this stage.
     """
     recipe, world, stage = context.recipe, context.world, plan.stage
     checkpoints = context.folder / "checkpoints"
+    last = min(plan.steps, context.stop_after or plan.steps)
     identity = {"data": context.data.fingerprint, "ranks": world.ranks, "zero_stage": recipe.parallel.zero_stage}
 
     # --- where the stage stands ---
@@ -74,7 +77,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         rank=world.rank,
         ranks=world.ranks,
         first_step=step,
-        steps=plan.steps,
+        steps=last,
         workers=recipe.loader_workers,
         pin_memory=world.device.type == "cuda",
     )
@@ -105,7 +108,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         since, since_step, waited = time.perf_counter(), step, 0.0
 
         # --- the loop ---
-        while step < plan.steps:
+        while step < last:
             started = time.perf_counter()
             micro = next(batches)
             word_batch = word_batches.batch(step) if word_batches is not None else None
@@ -140,7 +143,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
                     words[name] += count
 
             # once in a while: log (all ranks take part in the sums)
-            if step % recipe.log.every == 0 or step == plan.steps:
+            if step % recipe.log.every == 0 or step == last:
                 row = sums.row()
                 now = time.perf_counter()
                 tokens_per_step = recipe.batch.global_batch_size * recipe.model.context
@@ -156,22 +159,23 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
                     display.show(step, _note(row))
 
             # once in a while: evaluate (all ranks)
-            if step % recipe.evaluation.every == 0 or step == plan.steps:
+            if step % recipe.evaluation.every == 0 or step == last:
                 evaluate()
                 since, since_step, waited = time.perf_counter(), step, 0.0
 
             # once in a while: checkpoint (all ranks)
-            if step % recipe.checkpoint.every == 0 or step == plan.steps:
+            if step % recipe.checkpoint.every == 0 or step == last:
                 state = {"step": step, "words": words} | identity
                 save_checkpoint(engine, world, checkpoints, step, state, recipe.checkpoint.keep)
                 since, since_step, waited = time.perf_counter(), step, 0.0
             display.advance(step)
 
-    account = spent()
-    state = {"stage": stage, "text": account.text, "words": account.words, "steps": account.steps} | identity
-    save_weights(engine, world, context.folder / "weights", state)
+    if step == plan.steps:
+        account = spent()
+        state = {"stage": stage, "text": account.text, "words": account.words, "steps": account.steps} | identity
+        save_weights(engine, world, context.folder / "weights", state)
     engine.destroy()
-    return account
+    return step == plan.steps
 
 
 def _check_identity(checkpoint: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:

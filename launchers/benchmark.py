@@ -1,0 +1,87 @@
+"""Measure training steps: tokens/s, TFLOP/s, MFU, peak memory and where the time goes, for the align and pretrain
+stage.
+
+    python launchers/benchmark.py --config real_1p3b
+    deepspeed launchers/benchmark.py --config real_1p3b --json benchmark.json parallel.zero_stage=3
+    python launchers/benchmark.py --config enclone_demo --data real
+
+Random tokens by default, so nothing need be prepared.
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prealign.config import Recipe, load_recipe
+from prealign.config.loading import validate
+from prealign.corpus.artefact import write_atomically
+from prealign.corpus.prepared import open_data
+from prealign.distributed.world import running_world
+from prealign.errors import run
+from prealign.training.benchmark import PARTS, benchmark
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure training steps.")
+    parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
+    parser.add_argument("--data", choices=["synthetic", "real"], default="synthetic")
+    parser.add_argument("--stage", choices=["align", "pretrain"], action="append", help="measure this stage alone")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps per stage")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them")
+    parser.add_argument("--accumulation", type=int, default=4, help="micro-batches per step (the recipe's own: 0)")
+    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    arguments = parser.parse_args()
+
+    recipe = load_recipe(arguments.config, arguments.overrides)
+    with running_world() as world:
+        if arguments.accumulation:
+            recipe = _with_accumulation(recipe, arguments.accumulation * world.ranks)
+        data = open_data(recipe) if arguments.data == "real" else None
+        stages = arguments.stage or ["align", "pretrain"]
+        record = benchmark(recipe, world, data, stages, arguments.steps, arguments.warmup)
+    if world.is_first:
+        record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+        show(record)
+        if arguments.json is not None:
+            write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
+
+
+def _with_accumulation(recipe: Recipe, passes: int) -> Recipe:
+    """The recipe with as many forward passes a step, over all ranks."""
+    values = recipe.model_dump(mode="json")
+    values["batch"]["global_batch_size"] = recipe.batch.micro_batch_size * passes
+    return validate(values, recipe.name)
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print a record as a table; what is not known is N/A."""
+    title = (
+        f"{record['recipe']}: {record['parameters'] / 1e6:,.0f}M parameters on {record['ranks']} x {record['device']}"
+    )
+    table = Table("", *record["stages"], title=title)
+    measured = record["stages"].values()
+
+    def row(name: str, cells: list[str]) -> None:
+        table.add_row(name, *cells)
+
+    row("tokens/s", [f"{stage['tokens_per_second']:,.0f}" for stage in measured])
+    row("words/step", [f"{stage['words_per_step']:,}" for stage in measured])
+    row("TFLOP/s per device", [f"{stage['tflops_per_device']:.3g}" for stage in measured])
+    row("MFU", [f"{100 * stage['mfu']:.1f} %" if stage["mfu"] is not None else "N/A" for stage in measured])
+    row("peak memory (GB)", [f"{stage['peak_memory_gb']:.2f}" for stage in measured])
+    row("seconds/step", [f"{stage['seconds_per_step']:.3f}" for stage in measured])
+    for part in PARTS:
+        row(f"  {part}", [f"{stage['seconds'][part]:.3f}" for stage in measured])
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run(main)

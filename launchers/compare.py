@@ -1,0 +1,28 @@
+"""Set finished runs beside each other: a page, a figure, a table.
+
+    python launchers/compare.py --out runs/comparison Joint=runs/joint PreAlign=runs/prealign
+
+Runs of one label (other seeds) are averaged. The first label is the baseline.
+"""
+
+import argparse
+from pathlib import Path
+
+from prealign.errors import run
+from prealign.reports.comparison import compare
+from prealign.reports.runs import read_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare finished runs.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for index.html, figure.png and results.json")
+    parser.add_argument("--title", default="Comparison of runs")
+    parser.add_argument("runs", nargs="+", help="run folders, or LABEL=FOLDER")
+    arguments = parser.parse_args()
+    for line in compare([read_run(argument) for argument in arguments.runs], arguments.out, arguments.title):
+        print(line)
+    print(f"\npage: {arguments.out / 'index.html'}   figure: {arguments.out / 'figure.png'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,192 @@
+"""Speed and memory of training steps, stage by stage, with the time of their parts."""
+
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+
+from prealign.config import Recipe
+from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
+from prealign.corpus.prepared import PreparedData
+from prealign.distributed.engine import build_engine
+from prealign.distributed.world import World
+from prealign.hashing import Draw, mix
+from prealign.kernels import Relations, csr
+from prealign.lexicon.word_batches import WordBatch, WordBatches
+from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
+from prealign.model.initialisation import initial_value
+from prealign.objectives.inputs import ModelInputs, text_inputs, word_inputs
+from prealign.planning.devices import peak_tflops
+from prealign.training.plan import Account, align_plan, pretrain_plan
+
+PARTS = ("data", "forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of one step's parts, and the tokens it consumed over all ranks."""
+
+    seconds: dict[str, float]
+    text_tokens: int
+    word_tokens: int
+    words: int
+
+
+def benchmark(
+    recipe: Recipe, world: World, data: PreparedData | None, stages: list[str], steps: int, warmup: int
+) -> dict[str, Any]:
+    """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes.
+
+    Returns a record: device, versions, sizes, and per stage medians of tokens/s, TFLOP/s, MFU against the device's
+    dense peak (None where it is not known), peak memory in GB, and seconds per part.
+    """
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor()
+    peak = peak_tflops(name, recipe.parallel.precision)
+    engine = build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda step: 1e-5)
+    record: dict[str, Any] = {
+        "device": name,
+        "ranks": world.ranks,
+        "torch": torch.__version__,
+        "deepspeed": deepspeed.__version__,
+        "recipe": recipe.name,
+        "data": "real" if data is not None else "synthetic",
+        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters()),
+        "micro_batch_size": recipe.batch.micro_batch_size,
+        "global_batch_size": recipe.batch.global_batch_size,
+        "peak_tflops_per_device": peak,
+        "stages": {},
+    }
+    for stage in stages:
+        source = _real(recipe, world, data, stage) if data is not None else _synthetic(recipe, world, stage)
+        measured = [_step(engine, recipe, world, source) for _ in range(warmup + steps)][warmup:]
+        record["stages"][stage] = _summary(recipe, world, measured, peak)
+    return record
+
+
+def _step(
+    engine: deepspeed.DeepSpeedEngine,
+    recipe: Recipe,
+    world: World,
+    source: Iterator[tuple[list[MicroBatch], WordBatch | None]],
+) -> StepTimes:
+    """One optimizer step as `prealign.training.stage` takes it, with the device waited for between parts."""
+    seconds = dict.fromkeys(PARTS, 0.0)
+
+    def timed(part: str, action: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        value = action()
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds[part] += time.perf_counter() - started
+        return value
+
+    micro, words = timed("data", lambda: next(source))
+    share = world.ranks * len(micro)
+    scale = torch.tensor(share / (recipe.batch.global_batch_size * recipe.model.context), device=world.device)
+    for number, batch in enumerate(micro):
+        use_words = words is not None and number == 0
+        inputs = timed(
+            "data",
+            lambda batch=batch, use_words=use_words: ModelInputs(
+                text_inputs(batch, world.device, recipe.document_ends),
+                word_inputs(words, world.rank, world.ranks, world.device) if use_words else None,
+                scale,
+                share,
+            ),
+        )
+        loss = timed("forward", lambda inputs=inputs: engine(inputs)["loss"])
+        timed("backward", lambda loss=loss: engine.backward(loss))
+        timed("optimizer", engine.step)
+    text = recipe.batch.global_batch_size * recipe.model.context
+    return StepTimes(seconds, text, len(words.tokens) if words else 0, len(words) if words else 0)
+
+
+def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: float | None) -> dict[str, Any]:
+    seconds = {part: statistics.median(step.seconds[part] for step in measured) for part in PARTS}
+    total = statistics.median(sum(step.seconds.values()) for step in measured)
+    words = measured[0].words
+    flops = measured[0].text_tokens * text_token_flops(recipe)
+    flops += statistics.mean(step.word_tokens for step in measured) * word_token_flops(recipe)
+    flops += infonce_flops(recipe, words) if words else 0.0
+    rate = flops / total / world.ranks / 1e12
+    if world.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {
+        "seconds_per_step": total,
+        "seconds": seconds,
+        "tokens_per_second": measured[0].text_tokens / total,
+        "words_per_step": words,
+        "tflops_per_device": rate,
+        "mfu": rate / peak if peak else None,
+        "peak_memory_gb": memory,
+    }
+
+
+def _synthetic(recipe: Recipe, world: World, stage: str) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
+    """Random tokens; words in pairs of translations, one to four tokens each."""
+    generator = torch.Generator().manual_seed(world.rank)
+    rows, context = recipe.batch.micro_batch_size, recipe.model.context
+    shared = torch.Generator().manual_seed(0)  # every rank sees the same words
+    while True:
+        micro = []
+        for _ in range(recipe.accumulation(world.ranks)):
+            tokens = torch.randint(0, recipe.vocab_size, (rows, context + 1), generator=generator)
+            counts = (rows,) + (0,) * (len(recipe.languages) - 1)
+            micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), counts, torch.zeros(3)))
+        words = None
+        if stage == "align":
+            count = recipe.align.words_per_step // 2 * 2
+            lengths = torch.randint(1, 5, (count,), generator=shared)
+            tokens = torch.randint(0, recipe.vocab_size, (int(lengths.sum()),), generator=shared)
+            languages = torch.arange(count) % 2
+            words = WordBatch(tokens, lengths, languages, tuple(recipe.languages)[:2], _pairs(count))
+        yield micro, words
+
+
+def _pairs(count: int) -> Relations:
+    """Words 0 and 1 are translations, 2 and 3, and so on."""
+    rows = torch.arange(count)
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Relations(csr(rows, rows ^ 1, count), csr(nothing, nothing, count), torch.full((count,), 1.0 / count))
+
+
+def _real(
+    recipe: Recipe, world: World, data: PreparedData, stage: str
+) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
+    plan = align_plan(recipe) if stage == "align" else pretrain_plan(recipe, Account.empty(recipe))
+    dataset = StageDataset(data.streams(stage == "pretrain"), plan.phase, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
+    batches = micro_batches(
+        dataset,
+        global_batch_size=recipe.batch.global_batch_size,
+        micro_batch_size=recipe.batch.micro_batch_size,
+        rank=world.rank,
+        ranks=world.ranks,
+        first_step=0,
+        steps=plan.steps,
+        workers=recipe.loader_workers,
+        pin_memory=world.device.type == "cuda",
+    )
+    words = None
+    if stage == "align" and data.lexicon is not None:
+        words = WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
+    for step, micro in enumerate(batches):
+        yield micro, words.batch(step) if words is not None else None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return f"{names[0]} (CPU)"
+    except (OSError, IndexError):
+        return f"{platform.machine()} (CPU)"

@@ -1,0 +1,75 @@
+"""The same samples for every number of ranks, workers and every batch size, and from any step on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
+from prealign.corpus.mixture import Phase
+from prealign.corpus.prepared import open_data
+from prealign.corpus.switching import IGNORED
+from tests.conftest import tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def dataset(data_dir: Path) -> StageDataset:
+    return StageDataset(open_data(tiny_recipe(data_dir)).streams(code_switch=True), Phase((70, 26), (3, 1), 5), seed=2)
+
+
+def rows_of(batches: list[MicroBatch]) -> list[tuple]:
+    """The rows of a step, in an order that does not depend on how they were dealt out."""
+    rows = []
+    for batch in batches:
+        rows += [(*a, *b) for a, b in zip(batch.inputs.tolist(), batch.targets.tolist())]
+    return sorted(rows)
+
+
+def stream(dataset: StageDataset, ranks: int, micro: int, workers: int, first_step: int = 0) -> list[list[tuple]]:
+    loaders = [
+        micro_batches(
+            dataset,
+            global_batch_size=16,
+            micro_batch_size=micro,
+            rank=rank,
+            ranks=ranks,
+            first_step=first_step,
+            steps=6,
+            workers=workers,
+            pin_memory=False,
+        )
+        for rank in range(ranks)
+    ]
+    return [rows_of([batch for share in step for batch in share]) for step in zip(*loaders, strict=True)]
+
+
+@pytest.mark.parametrize(("ranks", "micro", "workers"), [(2, 8, 0), (4, 2, 0), (1, 1, 0), (1, 16, 2), (2, 4, 4)])
+def test_layout_does_not_matter(dataset: StageDataset, ranks: int, micro: int, workers: int) -> None:
+    reference = stream(dataset, 1, 16, 0)
+    assert len(reference) == 6
+    assert any(IGNORED in row for step in reference for row in step)  # words were switched, some of them in two tokens
+    assert stream(dataset, ranks, micro, workers) == reference
+
+
+def test_starting_at_a_later_step(dataset: StageDataset) -> None:
+    assert stream(dataset, 2, 4, 0, first_step=4) == stream(dataset, 1, 16, 0)[4:]
+
+
+def test_rows_are_sorted_by_language(dataset: StageDataset) -> None:
+    batch = dataset[torch.arange(16).numpy()]
+    english, clone = batch.rows_per_language
+    assert english + clone == 16
+    assert (batch.targets[english:] >= 600).all()
+    assert (batch.targets[:english] < 600).all()  # targets of switched text stay in the source language
+    assert (batch.inputs[:english] >= 600).any()
+
+
+def test_counts_of_words(dataset: StageDataset) -> None:
+    words, eligible, switched = sum(dataset[torch.arange(i, i + 16).numpy()].words for i in range(0, 96, 16)).tolist()
+    assert words >= eligible > 0.99 * words
+    assert switched / eligible == pytest.approx(0.2, abs=0.03)
+
+
+def test_epochs_switch_differently(data_dir: Path) -> None:
+    stream_ = open_data(tiny_recipe(data_dir)).streams(code_switch=True)[0]
+    assert stream_.sequence(0, 0).inputs.tolist() != stream_.sequence(0, 1).inputs.tolist()

@@ -1,0 +1,94 @@
+"""Perplexity against a plain computation over the same windows."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from prealign.corpus.prepared import open_data
+from prealign.distributed.world import World
+from prealign.evaluation.language_model import evaluate_language
+from prealign.evaluation.similarity import Probe, aligned_cosine
+from prealign.model.initialisation import initial_value
+from prealign.model.layout import Group, Layout
+from prealign.objectives.joint import JointModel
+from tests.conftest import tiny_recipe
+from tests.processes import on_ranks
+
+
+class Alone(World):
+    """A world of one rank without a process group."""
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+
+ONE = Alone(0, 1, torch.device("cpu"))
+
+
+def model_of(recipe) -> JointModel:
+    model = JointModel(recipe)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(initial_value(name, parameter.shape, recipe) * 5)  # away from uniform
+    return model.eval()
+
+
+@pytest.mark.parametrize("tokens", [10, 1000, 10**9])
+def test_perplexity_and_bits_per_byte(data_dir: Path, tokens: int) -> None:
+    recipe = tiny_recipe(data_dir, evaluation={"tokens": tokens})
+    data = open_data(recipe)
+    model = model_of(recipe)
+    result = evaluate_language(model, recipe, data, ONE, "clone")
+    assert result is not None
+
+    store = torch.from_numpy(data.heldout("clone").tokens.astype("int64"))
+    context = recipe.model.context
+    nats, count = 0.0, 0
+    for window in range(max(1, min(len(store) - 1, tokens) // context)):
+        ids = store[window * context : (window + 1) * context + 1]
+        with torch.no_grad():
+            hidden, _ = model.gpt(ids[:-1], torch.arange(len(ids) - 1), Layout((Group(1, len(ids) - 1),)))
+            nats += F.cross_entropy(hidden @ model.head.weight.T, ids[1:], reduction="sum").item()
+        count += len(ids) - 1
+    assert result.tokens == count
+    assert result.nats == pytest.approx(nats, rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(nats / count), rel=1e-4)
+    text = data.tokenizer.decode([token - 600 for token in store[1 : count + 1].tolist()])
+    size = len(text.replace("<|endoftext|>", "").encode())
+    assert result.bytes == pytest.approx(size, abs=3)  # a character may be cut by the last window
+    assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.bytes, rel=1e-5)
+
+
+def shared(rank: int, ranks: int, data_dir: Path) -> tuple[float, int, int]:
+    torch.set_num_threads(1)
+    recipe = tiny_recipe(data_dir)
+    result = evaluate_language(model_of(recipe), recipe, open_data(recipe), World(rank, ranks, ONE.device), "en")
+    assert result is not None
+    return result.nats, result.tokens, result.bytes
+
+
+def test_ranks_share_the_windows(data_dir: Path) -> None:
+    recipe = tiny_recipe(data_dir)
+    alone = evaluate_language(model_of(recipe), recipe, open_data(recipe), ONE, "en")
+    assert alone is not None
+    for nats, tokens, size in on_ranks(shared, 2, data_dir):
+        assert nats == pytest.approx(alone.nats, rel=1e-6)
+        assert (tokens, size) == (alone.tokens, alone.bytes)
+
+
+def test_cosine_of_aligned_words(data_dir: Path) -> None:
+    """A model whose clone rows are copies has cosine 1 on every layer; a random one has that of random pairs."""
+    data = open_data(tiny_recipe(data_dir))
+    assert data.whole_lexicon is not None
+    probe = Probe.build(data.whole_lexicon, 100, ONE.device)
+    assert probe is not None
+    assert probe.pairs == 100
+    aligned, random = aligned_cosine(model_of(tiny_recipe(data_dir, model={"init": "perfect_clone"})), probe)
+    assert len(aligned) == 4
+    assert aligned == pytest.approx([1.0] * 4, abs=1e-5)
+    assert all(value < 0.9 for value in random)
+    aligned, random = aligned_cosine(model_of(tiny_recipe(data_dir)), probe)
+    assert aligned[0] == pytest.approx(0.0, abs=0.1)
+    assert aligned[-1] == pytest.approx(random[-1], abs=0.1)

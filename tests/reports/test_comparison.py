@@ -1,0 +1,79 @@
+"""The comparison page: numbers, account, refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from prealign.config import Recipe
+from prealign.config.loading import dump_recipe
+from prealign.errors import UserError
+from prealign.reports.comparison import compare
+from prealign.reports.runs import read_run
+from tests.conftest import tiny_recipe
+
+
+def finished(folder: Path, recipe: Recipe, perplexities: dict[str, float], words: int, text: int = 40_960) -> Path:
+    """A run folder as a finished run leaves it."""
+    weights = folder / "pretrain" / "weights"
+    weights.mkdir(parents=True)
+    state = {
+        "text": {"en": text - words, "clone": 10_240 - words},
+        "words": {"en": words, "clone": words},
+        "steps": 100,
+    }
+    (weights / "manifest.json").write_text(json.dumps({"state": state, "files": {}}))
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    rows = [{"kind": "train", "stage": "pretrain", "step": 1, "tokens": 512, "lm_loss": 5.0}]
+    for step, tokens, factor in ((0, 0, 30.0), (50, 25_600, 2.0), (100, 51_200, 1.0)):
+        row = {"kind": "eval", "stage": "pretrain", "step": step, "tokens": tokens}
+        for language, value in perplexities.items():
+            row |= {f"perplexity/{language}": value * factor, f"bits_per_byte/{language}": 2.0}
+        row |= {"probe_cosine_layers": [0.5, 0.7], "probe_random_cosine_layers": [0.1, 0.1]}
+        rows.append(row)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_tables_page_and_figure(data_dir: Path, tmp_path: Path) -> None:
+    joint = [
+        finished(tmp_path / f"joint-{seed}", tiny_recipe(data_dir, seed=seed), {"en": en, "clone": 200.0}, words=0)
+        for seed, en in ((1, 99.0), (2, 101.0))
+    ]
+    aligned = finished(tmp_path / "aligned", tiny_recipe(data_dir), {"en": 98.0, "clone": 150.0}, words=300)
+    runs = [read_run(f"Joint={folder}") for folder in joint] + [read_run(f"PreAlign={aligned}")]
+    lines = compare(runs, tmp_path / "out", "A title")
+    assert lines[1].split()[:4] == ["Joint", "100.0", "±", "1.4"]
+    assert "98.0 (-2.0 %)" in lines[2]
+    assert "150.0 (-25.0 %)" in lines[2]
+    assert "40,660 + 300 = 40,960" in lines[-1]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "A title" in page
+    assert "150.0 (-25.0 %)" in page
+    assert "data:image/png;base64," in page
+    assert Image.open(tmp_path / "out" / "figure.png").width > 1000
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(row["label"], row["seed"], row["perplexity/clone"]) for row in record] == [
+        ("Joint", 1, 200.0),
+        ("Joint", 2, 200.0),
+        ("PreAlign", 1, 150.0),
+    ]
+    assert record[2]["account"]["words"] == {"en": 300, "clone": 300}
+    assert record[2]["account"]["flops"] != record[0]["account"]["flops"]
+
+
+def test_unequal_tokens_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    one = finished(tmp_path / "one", tiny_recipe(data_dir), {"en": 99.0, "clone": 200.0}, words=0)
+    other = finished(tmp_path / "other", tiny_recipe(data_dir), {"en": 99.0, "clone": 200.0}, words=0, text=50_000)
+    with pytest.raises(UserError, match="expected equal numbers"):
+        compare([read_run(str(one)), read_run(str(other))], tmp_path / "out", "")
+
+
+def test_what_is_no_finished_run(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected the folder of a finished run"):
+        read_run(str(tmp_path / "nothing"))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny_recipe(data_dir)))
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="no stage has finished"):
+        read_run(str(tmp_path))
