@@ -95,15 +95,14 @@ def _sources(text: Text, key: str, decoder: _Decoder) -> Iterator[tuple[str, Ite
     """(name, rows) for each file or for the hub dataset; a row is the document's bytes."""
     if text.hub is not None:
         options = {"name": text.hub_name, "revision": text.hub_revision, "split": text.hub_split}
-        yield text.hub, _rows(text.hub, options, text, key, decoder)
+        yield text.hub, _rows(text.hub, f"{key}.hub: {text.hub}", options, text, key, decoder)
         return
     for path in text_files(text, key):
-        options: dict[str, Any] = {"data_files": [str(path)], "split": "train"}
         builder = _builder(path, text, key)
+        options: dict[str, Any] = {"data_files": [str(path)], "split": "train"}
         if builder == "text":
             options |= {"sample_by": _SAMPLE_BY[text.documents], "encoding_errors": decoder.handler}
-            options |= {"keep_linebreaks": False}
-        yield str(path), _rows(builder, options, text, key, decoder, str(path))
+        yield str(path), _rows(builder, str(path), options, text, key, decoder)
 
 
 def _builder(path: Path, text: Text, key: str) -> str:
@@ -119,31 +118,24 @@ def _builder(path: Path, text: Text, key: str) -> str:
 
 
 def _rows(
-    builder: str, options: dict[str, Any], text: Text, key: str, decoder: _Decoder, name: str = ""
+    builder: str, name: str, options: dict[str, Any], text: Text, key: str, decoder: _Decoder
 ) -> Iterator[bytes | None]:
     import datasets
     import pyarrow
 
-    name = name or builder
     try:
         dataset = datasets.load_dataset(builder, streaming=True, **options).with_format("arrow")
         for table in dataset.iter(batch_size=256):
             if text.field not in table.column_names:
                 raise UserError(f"{name}: found columns {table.column_names}; expected '{text.field}' ({key}.field)")
             column = table[text.field]
+            if pyarrow.types.is_null(column.type):
+                continue
             if not pyarrow.types.is_string(column.type) and not pyarrow.types.is_large_string(column.type):
-                if pyarrow.types.is_null(column.type):
-                    continue
                 raise UserError(f"{name}: column '{text.field}' holds {column.type}; expected text ({key}.field)")
             yield from column.cast(pyarrow.large_binary()).to_pylist()
     except UnicodeDecodeError as error:
         raise decoder.user_error(error) from None
     except (ValueError, OSError, EOFError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
-        if isinstance(error, datasets.exceptions.DatasetNotFoundError) or options.get("revision") or not name:
-            raise UserError(f"{key}.hub: '{builder}' cannot be loaded: {_first_line(error)}") from None
-        raise UserError(f"{name}: cannot be read as {builder}: {_first_line(error)}; mend or remove the file") from None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error.__cause__ or error) or type(error).__name__
-    return text.splitlines()[0][:300]
+        reason = str(error.__cause__ or error).partition("\n")[0][:300] or type(error).__name__
+        raise UserError(f"{name}: cannot be read by datasets ({builder}): {reason}; mend or remove it") from None

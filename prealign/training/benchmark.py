@@ -3,8 +3,7 @@
 import platform
 import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,21 +20,11 @@ from prealign.kernels import Relations, csr
 from prealign.lexicon.word_batches import WordBatch, WordBatches
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.model.initialisation import initial_value
-from prealign.objectives.inputs import ModelInputs, text_inputs, word_inputs
 from prealign.planning.devices import peak_tflops
 from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.step import Clock, take_step
 
 PARTS = ("data", "forward", "backward", "optimizer")
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Seconds of one step's parts, and the tokens it consumed over all ranks."""
-
-    seconds: dict[str, float]
-    text_tokens: int
-    word_tokens: int
-    words: int
 
 
 def benchmark(
@@ -71,49 +60,34 @@ def benchmark(
     return record
 
 
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of one step's parts, and its words over all ranks."""
+
+    seconds: dict[str, float]
+    words: int
+    word_tokens: int
+
+
 def _step(
     engine: deepspeed.DeepSpeedEngine,
     recipe: Recipe,
     world: World,
     source: Iterator[tuple[list[MicroBatch], WordBatch | None]],
 ) -> StepTimes:
-    """One optimizer step as `prealign.training.stage` takes it, with the device waited for between parts."""
-    seconds = dict.fromkeys(PARTS, 0.0)
-
-    def timed(part: str, action: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
-        value = action()
-        if world.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds[part] += time.perf_counter() - started
-        return value
-
-    micro, words = timed("data", lambda: next(source))
-    share = world.ranks * len(micro)
-    scale = torch.tensor(share / (recipe.batch.global_batch_size * recipe.model.context), device=world.device)
-    for number, batch in enumerate(micro):
-        use_words = words is not None and number == 0
-        inputs = timed(
-            "data",
-            lambda batch=batch, use_words=use_words: ModelInputs(
-                text_inputs(batch, world.device, recipe.document_ends),
-                word_inputs(words, world.rank, world.ranks, world.device) if use_words else None,
-                scale,
-                share,
-            ),
-        )
-        loss = timed("forward", lambda inputs=inputs: engine(inputs)["loss"])
-        timed("backward", lambda loss=loss: engine.backward(loss))
-        timed("optimizer", engine.step)
-    text = recipe.batch.global_batch_size * recipe.model.context
-    return StepTimes(seconds, text, len(words.tokens) if words else 0, len(words) if words else 0)
+    clock = Clock(torch.cuda.synchronize if world.device.type == "cuda" else None)
+    with clock.part("data"):
+        micro, words = next(source)
+    take_step(engine, recipe, world, micro, words, clock)
+    return StepTimes(clock.seconds, len(words) if words else 0, len(words.tokens) if words else 0)
 
 
 def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: float | None) -> dict[str, Any]:
     seconds = {part: statistics.median(step.seconds[part] for step in measured) for part in PARTS}
     total = statistics.median(sum(step.seconds.values()) for step in measured)
     words = measured[0].words
-    flops = measured[0].text_tokens * text_token_flops(recipe)
+    tokens = recipe.batch.global_batch_size * recipe.model.context
+    flops = tokens * text_token_flops(recipe)
     flops += statistics.mean(step.word_tokens for step in measured) * word_token_flops(recipe)
     flops += infonce_flops(recipe, words) if words else 0.0
     rate = flops / total / world.ranks / 1e12
@@ -124,7 +98,7 @@ def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: floa
     return {
         "seconds_per_step": total,
         "seconds": seconds,
-        "tokens_per_second": measured[0].text_tokens / total,
+        "tokens_per_second": tokens / total,
         "words_per_step": words,
         "tflops_per_device": rate,
         "mfu": rate / peak if peak else None,

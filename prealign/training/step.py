@@ -1,0 +1,129 @@
+"""One optimizer step, and what it measured."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import deepspeed
+import torch
+
+from prealign.config import Recipe
+from prealign.corpus.loader import MicroBatch
+from prealign.corpus.switching import IGNORED
+from prealign.distributed.engine import plain_gradient_norm
+from prealign.distributed.world import World
+from prealign.lexicon.word_batches import WordBatch
+from prealign.objectives.inputs import ModelInputs, text_inputs, word_inputs
+from prealign.objectives.joint import ModelOutputs
+
+
+class Clock:
+    """Seconds by part of the work. With ``wait`` (a device's synchronise) each part ends when the device is done."""
+
+    def __init__(self, wait: Callable[[], Any] | None = None) -> None:
+        self._wait = wait
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        started = time.perf_counter()
+        yield
+        if self._wait is not None:
+            self._wait()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def take_step(
+    engine: deepspeed.DeepSpeedEngine,
+    recipe: Recipe,
+    world: World,
+    micro: list[MicroBatch],
+    words: WordBatch | None,
+    clock: Clock,
+) -> "StepSums":
+    """Forward and backward of a step's micro-batches on this rank, then the optimizer.
+
+    Negatives are all words of the step, so the words go through one pass, the first. A token's loss is divided by the
+    number of targets of the whole step, over all ranks and micro-batches; the engine averages over both, and ``share``
+    takes that back.
+    """
+    sums = StepSums(recipe, world)
+    share = world.ranks * len(micro)
+    with clock.part("data"):
+        targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro), device=world.device)
+        text_scale = share / world.sum(targets).clamp(min=1)
+    for number, batch in enumerate(micro):
+        with clock.part("data"):
+            text = text_inputs(batch, world.device, recipe.document_ends)
+            mine = None
+            if words is not None and number == 0:
+                mine = word_inputs(words, world.rank, world.ranks, world.device)
+        with clock.part("forward"):
+            outputs = engine(ModelInputs(text, mine, text_scale, share))
+        with clock.part("backward"):
+            engine.backward(outputs["loss"])
+        sums.add(batch, outputs)
+        if number == len(micro) - 1 and recipe.parallel.zero_stage == 0 and recipe.parallel.precision == "fp32":
+            sums.gradient_norm = float(plain_gradient_norm(engine))
+        with clock.part("optimizer"):
+            engine.step()
+    if sums.gradient_norm is None:
+        sums.gradient_norm = engine.get_global_grad_norm()
+    return sums
+
+
+class StepSums:
+    """Sums of one step's losses and counts on this rank; `row` adds up the ranks."""
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        self._languages = list(recipe.languages)
+        self._context = recipe.model.context
+        self._world = world
+        self._nats = torch.zeros(len(self._languages), dtype=torch.float64, device=world.device)
+        self._targets = torch.zeros_like(self._nats)
+        self._words = torch.zeros(3, dtype=torch.float64)
+        self._align: torch.Tensor | None = None
+        self.gradient_norm: float | torch.Tensor | None = None
+        """Global norm before clipping."""
+
+    def add(self, batch: MicroBatch, outputs: ModelOutputs) -> None:
+        """Take in one forward pass."""
+        losses = outputs["token_losses"]
+        assert losses is not None
+        rows = losses.detach().view(-1, self._context).sum(dim=1, dtype=torch.float64)
+        targets = (batch.targets != IGNORED).sum(dim=1).to(rows)
+        parts = zip(rows.split(batch.rows_per_language), targets.split(batch.rows_per_language))
+        for language, (nats, count) in enumerate(parts):
+            self._nats[language] += nats.sum()
+            self._targets[language] += count.sum()
+        self._words += batch.words
+        if outputs["align_losses"] is not None and outputs["cosines"] is not None:
+            self._align = torch.stack((outputs["align_losses"], outputs["cosines"])).double()
+
+    def row(self) -> dict[str, Any]:
+        """The step's numbers over all ranks: mean loss per target, in all and per language; alignment loss and mean
+        cosine of positives, in all and per layer; share of words replaced, among those with a translation and among
+        all."""
+        layers = self._align.shape[1] if self._align is not None else 0
+        flat = [self._nats, self._targets, self._words.to(self._nats.device)]
+        if self._align is not None:
+            flat.append(self._align.flatten())
+        total = self._world.sum(torch.cat(flat)).tolist()
+        count = len(self._languages)
+        nats, targets, (words, eligible, switched) = (
+            total[:count],
+            total[count : 2 * count],
+            total[2 * count : 2 * count + 3],
+        )
+        row: dict[str, Any] = {"lm_loss": sum(nats) / max(sum(targets), 1)}
+        if self.gradient_norm is not None:
+            row["gradient_norm"] = float(self.gradient_norm)
+        row |= {f"lm_loss/{name}": n / t for name, n, t in zip(self._languages, nats, targets) if t > 0}
+        if layers:
+            losses, cosines = total[2 * count + 3 :][:layers], total[2 * count + 3 :][layers:]
+            row |= {"align_loss": sum(losses), "align_loss_layers": losses, "align_cosine_layers": cosines}
+        if eligible > 0:
+            row |= {"switch_ratio": switched / eligible, "switch_ratio_all_words": switched / words}
+        return row
