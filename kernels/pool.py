@@ -1,21 +1,147 @@
 """Word vectors from token vectors: mean over a span, then unit length."""
 
+from types import ModuleType
+from typing import Any, Literal
+
 import torch
+import torch.nn.functional as F
+
+PoolImplementation = Literal["auto", "triton", "torch"]
 
 
-def pool_spans(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, eps: float = 1e-12) -> torch.Tensor:
-    """``z_w = m_w / max(|m_w|, eps)`` with ``m_w = mean(hidden[starts_w : starts_w + lengths_w])`` (paper, Eq. 1).
+def pool_spans(
+    hidden: torch.Tensor,
+    starts: torch.Tensor,
+    lengths: torch.Tensor,
+    ids: torch.Tensor | None = None,
+    *,
+    impl: PoolImplementation = "auto",
+) -> torch.Tensor:
+    """``z_w = m_w / |m_w|`` with ``m_w = mean(hidden[starts_w : starts_w + lengths_w])`` (paper, Eq. 1).
 
-    ``hidden``: ``[tokens, D]``; ``starts``, ``lengths``: int64 ``[W]``, lengths at least 1. Returns ``[W, D]`` in the
-    dtype of ``hidden``; sums and norms are taken in fp32 (or fp64 for fp64). A span of zero norm gives a zero vector
-    and a finite gradient.
+    ``hidden``: ``[..., tokens, D]``; leading axes are layers, all pooled in one launch. ``starts``, ``lengths``: int64
+    ``[W]``, lengths at least 1, spans disjoint. ``ids`` (int64 ``[tokens]``): ``hidden`` is a table ``[V, D]`` and
+    token ``t`` is its row ``ids[t]``; rows may repeat. ``impl``: ``triton`` (a CUDA device, or Triton's interpreter),
+    ``torch``, or ``auto``: triton on CUDA.
+
+    Returns ``[..., W, D]`` in the dtype of ``hidden``; sums and norms are taken in fp32 (fp64 for fp64). A span whose
+    mean has a norm below 1e-12 gives a zero vector and a zero gradient. Raises ValueError for shapes that do not fit.
     """
+    if hidden.dim() < 2 or starts.shape != lengths.shape or starts.dim() != 1:
+        raise ValueError(
+            f"found hidden {tuple(hidden.shape)}, starts {tuple(starts.shape)}, lengths {tuple(lengths.shape)}; "
+            "expected [..., tokens, D], [W], [W]"
+        )
+    if ids is not None and hidden.dim() != 2:
+        raise ValueError(f"found a table of shape {tuple(hidden.shape)}; expected [V, D]")
+    if impl == "auto":
+        impl = "triton" if hidden.is_cuda else "torch"
+    flat = hidden.reshape(-1, *hidden.shape[-2:])
+    z, _ = _pool(flat, ids, starts, lengths, impl)
+    return z.view(*hidden.shape[:-2], len(starts), hidden.shape[-1])
+
+
+def span_means(hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, lengths: torch.Tensor) -> Any:
+    """Vectors ``[layers, W, D]`` and ``1/norm`` ``[layers, W]`` in plain PyTorch; see `pool_spans`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    offsets = torch.arange(int(lengths.max()) if len(lengths) else 1, device=hidden.device)
-    inside = offsets[None, :] < lengths[:, None]
-    index = starts[:, None] + torch.where(inside, offsets[None, :], 0)
-    rows = hidden[index].to(wide) * inside[:, :, None]
-    mean = rows.sum(dim=1) / lengths[:, None]
-    # max(|m|^2, eps^2) before the root: the root's gradient at zero would be infinite
-    norm = mean.square().sum(dim=1, keepdim=True).clamp(min=eps * eps).sqrt()
-    return (mean / norm).to(hidden.dtype)
+    tokens = _tokens(starts, lengths)
+    bags = torch.cumsum(lengths, 0) - lengths
+    vectors = hidden.new_empty((len(hidden), len(starts), hidden.shape[-1]))
+    inverse = hidden.new_empty((len(hidden), len(starts)), dtype=wide)
+    for layer, rows in enumerate(hidden):
+        chosen = rows[tokens if ids is None else ids[tokens]].to(wide)
+        places = torch.arange(len(tokens), device=rows.device)
+        mean = F.embedding_bag(places, chosen, bags, mode="sum") / lengths[:, None]
+        norm = mean.norm(dim=1)
+        inverse[layer] = torch.where(norm < 1e-12, 0.0, 1 / norm)
+        vectors[layer] = mean * inverse[layer, :, None]
+    return vectors, inverse
+
+
+def span_gradients(
+    grad: torch.Tensor,
+    z: torch.Tensor,
+    inverse: torch.Tensor,
+    starts: torch.Tensor,
+    lengths: torch.Tensor,
+    token_count: int,
+) -> torch.Tensor:
+    """``dh_t = (dz_w - z_w <z_w, dz_w>) / (|m_w| len_w)`` of the word that token ``t`` is in, 0 for others; ``[layers,
+    tokens, D]`` in the dtype of ``z``."""
+    result = z.new_zeros((len(z), token_count, z.shape[-1]))
+    tokens = _tokens(starts, lengths)
+    for layer, (upstream, vectors) in enumerate(zip(grad.to(inverse.dtype), z.to(inverse.dtype))):
+        along = (upstream * vectors).sum(dim=1, keepdim=True)
+        each = (upstream - vectors * along) * (inverse[layer] / lengths)[:, None]
+        result[layer, tokens] = each.to(z.dtype).repeat_interleave(lengths, dim=0)
+    return result
+
+
+def _tokens(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Token numbers of all spans, one after another; ``[sum of lengths]``."""
+    shift = starts - (torch.cumsum(lengths, 0) - lengths)
+    shift = shift.repeat_interleave(lengths)
+    return shift + torch.arange(len(shift), device=shift.device)
+
+
+def _backend(impl: str) -> ModuleType | None:
+    if impl == "torch":
+        return None
+    if impl == "triton":
+        from prealign.kernels import pool_triton  # imports triton
+
+        return pool_triton
+    raise ValueError(f"impl={impl!r}; expected 'auto', 'triton' or 'torch'")
+
+
+@torch.library.custom_op("prealign::pool", mutates_args=())
+def _pool(
+    hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, lengths: torch.Tensor, impl: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    backend = _backend(impl)
+    return (backend.span_means if backend else span_means)(hidden, ids, starts, lengths)
+
+
+@_pool.register_fake
+def _(hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    shape = (hidden.shape[0], starts.shape[0])
+    return hidden.new_empty((*shape, hidden.shape[-1])), hidden.new_empty(shape, dtype=wide)
+
+
+@torch.library.custom_op("prealign::pool_backward", mutates_args=())
+def _pool_backward(
+    grad: torch.Tensor,
+    z: torch.Tensor,
+    inverse: torch.Tensor,
+    starts: torch.Tensor,
+    lengths: torch.Tensor,
+    token_count: int,
+    impl: str,
+) -> torch.Tensor:
+    backend = _backend(impl)
+    return (backend.span_gradients if backend else span_gradients)(grad, z, inverse, starts, lengths, token_count)
+
+
+@_pool_backward.register_fake
+def _(grad: torch.Tensor, z: torch.Tensor, inverse: Any, starts: Any, lengths: Any, token_count: int, impl: str) -> Any:
+    return z.new_empty((z.shape[0], token_count, z.shape[-1]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    hidden, ids, starts, lengths, ctx.impl = inputs
+    ctx.save_for_backward(ids, starts, lengths, *output)
+    ctx.rows = hidden.shape[1]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+    ids, starts, lengths, z, inverse = ctx.saved_tensors
+    tokens = ctx.rows if ids is None else len(ids)
+    gradient = _pool_backward(grad, z, inverse, starts, lengths, tokens, ctx.impl)
+    if ids is not None:  # rows of the table repeat: summed in a fixed order
+        gradient = torch.ops.aten.embedding_dense_backward(gradient[0], ids, ctx.rows, -1, False)[None]
+    return gradient, None, None, None, None
+
+
+_pool.register_autograd(_differentiate, setup_context=_save)

@@ -4,17 +4,21 @@ from dataclasses import dataclass
 
 import torch
 
+Csr = tuple[torch.Tensor, torch.Tensor]
+"""A relation: ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists its words, ascending, without ``j``
+itself."""
+
 
 @dataclass(frozen=True)
 class Relations:
     """Two relations over the ``W`` words of a batch, the same on every rank.
 
-    ``positives``, ``ignored``: CSR ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists P(j), I(j), without
-    ``j`` itself and without repetitions. ``anchor_weight``: ``a_j``, float ``[W]``, 0 where P(j) is empty.
+    ``positives``: row ``j`` lists P(j). ``ignored``: row ``j`` lists I(j). ``anchor_weight``: ``a_j``, float ``[W]``, 0
+    where P(j) is empty.
     """
 
-    positives: tuple[torch.Tensor, torch.Tensor]
-    ignored: tuple[torch.Tensor, torch.Tensor]
+    positives: Csr
+    ignored: Csr
     anchor_weight: torch.Tensor
 
     def __len__(self) -> int:
@@ -29,25 +33,19 @@ class Relations:
         )
 
 
-def csr(rows: torch.Tensor, columns: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def csr(rows: torch.Tensor, columns: torch.Tensor, size: int) -> Csr:
     """CSR lists of the pairs ``(rows[i], columns[i])`` over ``size`` rows; pairs are sorted and made unique."""
     keys = torch.unique(rows * size + columns)
     offsets = torch.zeros(size + 1, dtype=torch.int64, device=rows.device)
-    offsets[1:] = torch.cumsum(torch.bincount(keys // size, minlength=size), 0)
-    return offsets, keys % size
+    offsets[1:] = torch.cumsum(torch.bincount(keys // max(size, 1), minlength=size), 0)
+    return offsets, keys % max(size, 1)
 
 
-def edges(relation: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def edges(relation: Csr) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, columns) of a CSR relation, in row order."""
     offsets, columns = relation
     rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=columns.device), offsets.diff())
     return rows, columns
-
-
-def transpose(relation: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The relation with its pairs turned around."""
-    rows, columns = edges(relation)
-    return csr(columns, rows, len(relation[0]) - 1)
 
 
 def full_relations(groups: torch.Tensor) -> Relations:

@@ -7,6 +7,8 @@ install_into .venv launchers/requirements.txt tests/requirements.txt
 # megatron-core only serves to read and write token stores; what it lists as dependencies is not needed for that
 python -c 'import megatron.core.datasets.indexed_dataset' 2>/dev/null ||
     python -m pip --quiet --disable-pip-version-check install --no-deps megatron-core==0.16.1
+# a CUDA build of torch brings its own triton; the kernels' tests run in its interpreter where there is no GPU
+python -c 'import triton' 2>/dev/null || python -m pip --quiet --disable-pip-version-check install triton==3.7.1
 ruff check .
 ruff format --check .
 python -m pytest "$@"

@@ -178,6 +178,10 @@ class Align(Schedule):
     tau: Annotated[float, Field(gt=0.0)] = 0.1
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     anchors: Literal["all", "source"] = "all"
+    anchor_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of these anchors, drawn anew each step, that have a loss term; every word stays a candidate of theirs."""
+    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    """Layers in the loss: 0 is the input embedding, 1 to L the blocks, L + 1 the output embedding (untied)."""
     siblings: Literal["ignore", "positive", "negative"] = "ignore"
     """How two translations of one source word see each other."""
     include_self: bool = False
@@ -277,6 +281,13 @@ class Recipe(Section):
             if original is not None and (original not in self.languages or self.languages[original].clone_of):
                 raise ValueError(
                     f"languages.{name}.clone_of: found '{original}'; expected a language of this recipe that has text"
+                )
+        last = self.model.layers + (not self.model.tied_embeddings)
+        if isinstance(self.align.layers, list):
+            chosen = self.align.layers
+            if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > last:
+                raise ValueError(
+                    f"align.layers: found {chosen}; expected 'all' or ascending layers from 0 to {last}, at least one"
                 )
         if self.stages not in (["align"], ["pretrain"], ["align", "pretrain"]):
             raise ValueError(f"stages: found {self.stages}; expected [align], [pretrain] or [align, pretrain]")

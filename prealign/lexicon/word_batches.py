@@ -1,5 +1,6 @@
 """Word batches of the align stage: which words, and which of them are translations of each other."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ from prealign.config.recipe import Align
 from prealign.hashing import mix, uniform
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
+
+_ANCHORS = 1
+"""Keeps the draw of anchors apart from the draw of words."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class WordBatches:
             torch.from_numpy(lengths),
             torch.from_numpy(lexicon.surface_language[rows].astype(np.int64)),
             tuple(lexicon.languages),
-            self._relations(rows),
+            self._relations(rows, step),
         )
 
     def _draw(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -95,7 +99,7 @@ class WordBatches:
             translations.append(np.concatenate(capped))
         return entries, translations
 
-    def _relations(self, rows: np.ndarray) -> Relations:
+    def _relations(self, rows: np.ndarray, step: int) -> Relations:
         """Every pair of the table whose two words are in the batch, drawn together or not, is positive."""
         lexicon, config = self.lexicon, self.config
         size = len(rows)
@@ -126,7 +130,12 @@ class WordBatches:
 
         anchor = np.zeros(size, dtype=bool)
         anchor[source_row if config.anchors == "source" else positive // max(size, 1)] = True
-        weight = anchor / max(int(anchor.sum()), 1)
+        anchors = np.flatnonzero(anchor)
+        keep = math.ceil(config.anchor_fraction * len(anchors))
+        draws = mix(self.seed, step, _ANCHORS, rows[anchors])
+        chosen = anchors[np.lexsort((anchors, draws))[:keep]]
+        weight = np.zeros(size)
+        weight[chosen] = 1 / max(keep, 1)
         return Relations(_csr(positive, size), _csr(siblings, size), torch.from_numpy(weight.astype(np.float32)))
 
 

@@ -1,5 +1,6 @@
-"""Causal self-attention over a `Layout`: torch's scaled_dot_product_attention, or flash-attn where it is installed."""
+"""Causal self-attention over a `Layout`: flash-attn where it is installed, else what torch has."""
 
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
@@ -8,10 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from prealign.errors import UserError
-from prealign.model.layout import Group, Layout
+from prealign.model.layout import Layout
 
 Backend = Literal["auto", "sdpa", "flash"]
-AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Group], torch.Tensor]
+Dense = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""``(q, k, v)``, each ``[rows, length, heads, head_size]`` -> the same shape, causal."""
+Packed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""``(q, k, v, boundaries, longest)``, tensors ``[tokens, heads, head_size]`` -> the same shape, causal per sequence."""
 
 
 class SelfAttention(nn.Module):
@@ -27,17 +31,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, layout: Layout) -> torch.Tensor:
         """``[tokens, D]`` -> ``[tokens, D]``."""
-        mixed = []
-        for group, part in zip(layout.groups, self.qkv(hidden_states).split(layout.sizes)):
-            q, k, v = part.view(group.rows, group.length, 3, -1, self.head_size).unbind(dim=2)
-            mixed.append(self._attend(q, k, v, group).reshape(group.tokens, -1))
-        return self.out(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+        projected = self.qkv(hidden_states).view(len(hidden_states), 3, -1, self.head_size)
+        return self.out(self._attend(*projected.unbind(dim=1), layout).flatten(1))
 
 
-def attention_function(backend: Backend) -> AttentionFunction:
-    """``(q, k, v, group)``, each ``[rows, length, heads, head_size]`` -> the same shape."""
+def attention_function(backend: Backend) -> Callable[..., torch.Tensor]:
+    """``(q, k, v, layout)``, tensors ``[tokens, heads, head_size]`` -> the same shape."""
     if backend == "sdpa" or (backend == "auto" and not torch.cuda.is_available()):
-        return _sdpa
+        return attend_by_group
     try:
         import flash_attn
     except ImportError:
@@ -45,33 +46,71 @@ def attention_function(backend: Backend) -> AttentionFunction:
             raise UserError(
                 "model.attention: found 'flash', but flash-attn is not installed; install it or set 'sdpa'"
             ) from None
-        return _sdpa
+        return _by_run(_dense, torch_packed())
 
-    def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group) -> torch.Tensor:
-        if q.dtype == torch.float32:  # flash-attn computes in half precision only
-            return _sdpa(q, k, v, group)
-        if group.documents is None:
-            return flash_attn.flash_attn_func(q, k, v, causal=True)
-        boundaries, longest = _document_lengths(group.documents)
-        flat = (tensor.reshape(group.tokens, *tensor.shape[2:]) for tensor in (q, k, v))
-        mixed = flash_attn.flash_attn_varlen_func(*flat, boundaries, boundaries, longest, longest, causal=True)
-        return mixed.view_as(q)
+    def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return flash_attn.flash_attn_func(q, k, v, causal=True)
 
-    return flash
+    def packed(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: torch.Tensor, longest: int
+    ) -> torch.Tensor:
+        return flash_attn.flash_attn_varlen_func(q, k, v, boundaries, boundaries, longest, longest, causal=True)
+
+    return _by_run(dense, packed)
 
 
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group) -> torch.Tensor:
+def attend_by_group(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """scaled_dot_product_attention of each group of equal rows: any device, any dtype."""
+    mixed = []
+    for group, *parts in zip(layout.groups, *(tensor.split(layout.sizes) for tensor in (q, k, v))):
+        rows = [part.unflatten(0, (group.rows, group.length)) for part in parts]
+        mixed.append(_dense(*rows, documents=group.documents).flatten(0, 1))
+    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+def attend_by_run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, dense: Dense, packed: Packed
+) -> torch.Tensor:
+    """One call for all short rows together, one for every group of long ones."""
+    mixed = []
+    sizes = [run.tokens for run in layout.runs]
+    for run, *parts in zip(layout.runs, *(tensor.split(sizes) for tensor in (q, k, v))):
+        if run.boundaries is not None:
+            mixed.append(packed(*parts, run.boundaries, run.longest))
+        else:
+            shape = (run.groups[0].rows, run.groups[0].length)
+            mixed.append(dense(*(part.unflatten(0, shape) for part in parts)).flatten(0, 1))
+    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+def torch_packed() -> Packed:
+    """``torch.nn.attention.varlen.varlen_attn`` as a causal function; torch 2.10 spelled causality otherwise."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    causal = (
+        {"window_size": (-1, 0)} if "window_size" in inspect.signature(varlen_attn).parameters else {"is_causal": True}
+    )
+
+    def packed(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: torch.Tensor, longest: int
+    ) -> torch.Tensor:
+        return varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **causal)
+
+    return packed
+
+
+def _by_run(dense: Dense, packed: Packed) -> Callable[..., torch.Tensor]:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
+        if q.dtype.itemsize > 2 or not q.is_cuda:  # flash kernels compute in half precision, on a GPU
+            return attend_by_group(q, k, v, layout)
+        return attend_by_run(q, k, v, layout, dense, packed)
+
+    return attend
+
+
+def _dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: torch.Tensor | None = None) -> torch.Tensor:
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    if group.documents is None:
+    if documents is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-    same = group.documents[:, None, :, None] == group.documents[:, None, None, :]
+    same = documents[:, None, :, None] == documents[:, None, None, :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=same.tril()).transpose(1, 2)
-
-
-def _document_lengths(documents: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """``cu_seqlens`` (int32) of all documents of all rows, and the longest one's length."""
-    new = torch.ones_like(documents, dtype=torch.bool)
-    new[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    starts = new.flatten().nonzero().flatten()
-    boundaries = torch.cat((starts, starts.new_tensor([documents.numel()]))).int()
-    return boundaries, int(boundaries.diff().max())

@@ -5,8 +5,14 @@ sees all of them at once; only attention needs to know which token belongs to wh
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import torch
+
+CPU = torch.device("cpu")
+_SHORT = 128
+"""Rows below this length are packed: one tile of a flash attention kernel."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,54 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Consecutive groups that one variable-length attention call handles.
+
+    ``boundaries``: int32 ``[sequences + 1]``, where each sequence begins among the run's tokens (cu_seqlens), or None:
+    equal rows, better handled as such. ``longest``: no sequence is longer.
+    """
+
+    tokens: int
+    groups: tuple[Group, ...]
+    boundaries: torch.Tensor | None
+    longest: int
+
+
+@dataclass(frozen=True)
 class Layout:
-    """The groups of a flat run of tokens, in order."""
+    """The groups of a flat run of tokens, in order; ``device``: where the tokens are."""
 
     groups: tuple[Group, ...]
+    device: torch.device = CPU
 
     @property
     def sizes(self) -> list[int]:
         """Tokens per group."""
         return [group.tokens for group in self.groups]
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Groups of short rows (words) together, every other group by itself."""
+        runs = []
+        for packed, found in groupby(self.groups, key=lambda group: group.documents is None and group.length < _SHORT):
+            groups = tuple(found)
+            if packed:
+                lengths = torch.cat([torch.full((group.rows,), group.length) for group in groups])
+                boundaries = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).int().to(self.device)
+                runs.append(Run(sum(g.tokens for g in groups), groups, boundaries, max(g.length for g in groups)))
+            else:
+                runs += [Run(group.tokens, (group,), _document_boundaries(group), group.length) for group in groups]
+        return tuple(runs)
+
+
+def _document_boundaries(group: Group) -> torch.Tensor | None:
+    """Where documents begin, int32; rows begin documents too."""
+    if group.documents is None:
+        return None
+    new = torch.ones_like(group.documents, dtype=torch.bool)
+    new[:, 1:] = group.documents[:, 1:] != group.documents[:, :-1]
+    starts = new.flatten().nonzero().flatten()
+    return torch.cat((starts, starts.new_tensor([group.tokens]))).int()
 
 
 def document_numbers(inputs: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from prealign.corpus.loader import MicroBatch
-from prealign.kernels import Relations
-from prealign.kernels.infonce import shard
+from prealign.kernels import Relations, shard
 from prealign.lexicon.word_batches import WordBatch
 from prealign.model.gpt import Spans
 from prealign.model.layout import Group, Layout, document_numbers
@@ -52,7 +51,9 @@ class ModelInputs:
     @property
     def layout(self) -> Layout:
         text = (self.text.group,) if self.text else ()
-        return Layout(text + (self.words.groups if self.words else ()))
+        part = self.text or self.words
+        device = part.ids.device if part is not None else torch.device("cpu")
+        return Layout(text + (self.words.groups if self.words else ()), device)
 
     def cat(self, name: str) -> torch.Tensor:
         """``ids`` or ``positions`` of text and words, ``[tokens]``."""

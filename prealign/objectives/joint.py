@@ -8,7 +8,6 @@ from typing import TypedDict
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 
 from prealign.config import Recipe
@@ -23,8 +22,8 @@ class ModelOutputs(TypedDict):
     for.
 
     ``loss``: scalar to differentiate. ``token_losses``: nats per text token, ``[rows * length]``, 0 where there is no
-    target. ``align_losses``, ``cosines``: this rank's share per layer, ``[layers]``. ``word_vectors``: ``[layers,
-    W_local, D]``, unit length.
+    target. ``align_losses``, ``cosines``: this rank's share per layer of the loss, ``[layers]``. ``word_vectors``:
+    ``[layers, W_local, D]``, unit length.
     """
 
     loss: torch.Tensor | None
@@ -54,7 +53,7 @@ class Head(nn.Module):
         if hidden_states is not None and targets is not None:
             total, losses = linear_cross_entropy(hidden_states, self.weight, targets)
         if ids is not None and spans is not None:
-            vectors = pool_spans(F.embedding(ids, self.weight), spans.starts, spans.lengths)
+            vectors = pool_spans(self.weight, spans.starts, spans.lengths, ids)
         return total, losses, vectors
 
 
@@ -85,10 +84,12 @@ class JointModel(nn.Module):
             return outputs
         if output_vectors is not None:  # tied, the output embedding is layer 0: counted once
             vectors.append(output_vectors)
-        z = torch.stack(vectors)
         if words.relations is None:
-            outputs["word_vectors"] = z
+            outputs["word_vectors"] = torch.stack(vectors)
             return outputs
+        if isinstance(self.config.layers, list):
+            vectors = [vectors[layer] for layer in self.config.layers]
+        z = torch.stack(vectors)
         losses, outputs["cosines"] = multilayer_infonce(
             z, words.relations, self.config.tau, include_self=self.config.include_self, group=self.group
         )

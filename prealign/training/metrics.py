@@ -44,8 +44,11 @@ class MetricsLog:
         if self._tensorboard:
             writer = self._writer(row["stage"], row["step"])
             for name, value in row.items():
+                if name == "align_layers":
+                    continue
                 if isinstance(value, list):
-                    for layer, item in enumerate(value):
+                    chosen = row.get("align_layers") if name.startswith("align_") else None
+                    for layer, item in zip(chosen or range(len(value)), value):
                         writer.add_scalar(f"{name}/{layer:02d}", item, row["step"])
                 elif isinstance(value, int | float) and name != "step":
                     writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])

@@ -80,6 +80,7 @@ class StepSums:
     def __init__(self, recipe: Recipe, world: World) -> None:
         self._languages = list(recipe.languages)
         self._context = recipe.model.context
+        self._layers = recipe.align.layers
         self._world = world
         self._nats = torch.zeros(len(self._languages), dtype=torch.float64, device=world.device)
         self._targets = torch.zeros_like(self._nats)
@@ -124,6 +125,8 @@ class StepSums:
         if layers:
             losses, cosines = total[2 * count + 3 :][:layers], total[2 * count + 3 :][layers:]
             row |= {"align_loss": sum(losses), "align_loss_layers": losses, "align_cosine_layers": cosines}
+            if self._layers != "all":
+                row["align_layers"] = self._layers
         if eligible > 0:
             row |= {"switch_ratio": switched / eligible, "switch_ratio_all_words": switched / words}
         return row

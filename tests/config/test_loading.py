@@ -59,6 +59,7 @@ def test_shipped_recipes_load(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("align.layers=[1, 99]", r"align\.layers: found \[1, 99\]; expected 'all' or ascending layers from 0 to \d+"),
         ("model.hiden_size=3", r"model\.hiden_size: unknown key; did you mean 'hidden_size'"),
         ("pretain.learning_rate=1", r"pretain: unknown key; did you mean 'pretrain'"),
         ("languages.en.tokns=1", r"languages\.en\.tokns: unknown key; did you mean 'tokens'"),

@@ -1,6 +1,7 @@
 """Word batches and their relations against a literal reading of the rules."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,24 @@ def test_relations_are_those_of_the_table(siblings: str, anchors: str, words_per
         assert weighted == (sources if anchors == "source" else {row for row, _ in positive})
         if weighted:
             assert batch.relations.anchor_weight.sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("anchors", ["all", "source"])
+def test_a_share_of_the_anchors(anchors: str) -> None:
+    """Two of the anchors that the whole batch has, others at other steps, of equal weight; the relations stay."""
+    chosen = set()
+    for step in range(20):
+        whole = batches(words_per_step=100, anchors=anchors).batch(step)
+        part = batches(words_per_step=100, anchors=anchors, anchor_fraction=0.15).batch(step)
+        everyone = set(whole.relations.anchor_weight.nonzero().flatten().tolist())
+        some = set(part.relations.anchor_weight.nonzero().flatten().tolist())
+        assert some < everyone
+        assert len(some) == math.ceil(0.15 * len(everyone))
+        assert part.relations.anchor_weight.sum().item() == pytest.approx(1.0)
+        assert spelled(part) == spelled(whole)
+        assert pairs_of(part.relations.positives) == pairs_of(whole.relations.positives)
+        chosen |= {spelled(part)[row] for row in some}
+    assert len(chosen) > len(some)
 
 
 def test_groups_are_whole_and_the_batch_is_full() -> None:

@@ -53,6 +53,8 @@ def literal_loss(
             states.append(model.head.weight[ids])
         layers.append([F.normalize(state.mean(dim=0), dim=0) for state in states])
     z = torch.stack([torch.stack(vectors) for vectors in zip(*layers)])
+    if recipe.align.layers != "all":
+        z = z[torch.tensor(recipe.align.layers)]
     losses, _ = infonce_reference(z, words.relations, recipe.align.tau)
     reduced = losses.sum() if recipe.align.layer_reduce == "sum" else losses.mean()
     return lm + recipe.align.weight * reduced
@@ -64,6 +66,7 @@ def literal_loss(
         ({}, {}),
         ({"weight": 0.3, "layer_reduce": "mean", "final_norm": False}, {}),
         ({}, {"tied_embeddings": True}),
+        ({"layers": [0, 2], "anchor_fraction": 0.3}, {}),
     ],
 )
 def test_loss_and_gradient_of_a_step(data_dir: Path, align: dict, model: dict) -> None:

@@ -1,0 +1,133 @@
+"""Time, peak memory, error and repeatability of one candidate; rates of the device."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from prealign.kernels import pool_spans
+from prealign.kernels.benchmarks.candidates import Candidate, Loss
+from prealign.kernels.benchmarks.problems import Problem
+from prealign.kernels.reference import infonce_reference
+
+
+def seconds(function: Callable[[], object], device: torch.device, least: float) -> float:
+    """Median time of a call, over at least three calls and ``least`` seconds, after one that is not counted."""
+    function()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < least:
+        _synchronise(device)
+        begin = time.perf_counter()
+        function()
+        _synchronise(device)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
+    """Memory that a call takes at its peak beyond what is there: allocated by torch on CUDA, resident else (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
+    function()
+    return _resident("VmHWM") - before
+
+
+def measure(candidate: Candidate, problem: Problem, small: Problem, least: float) -> dict[str, float | bool]:
+    """Figures of a candidate: times and memory on ``problem``, errors against float64 on ``small``."""
+    device = problem.z.device
+    loss = candidate.build(problem)
+    gradient = lambda: _gradient(candidate, loss, problem)  # noqa: E731
+    gradient()  # compiles and warms up what should not count
+    extra = peak_bytes(gradient, device) - problem.z.nbytes
+    both = seconds(gradient, device, least)
+    with torch.no_grad():
+        forward = seconds(lambda: _forward(candidate, loss, problem.z), device, least)
+    figures: dict[str, float | bool] = {
+        "forward_s": forward,
+        "forward_backward_s": both,
+        "tflops": problem.flop / both / 1e12,
+        "extra_bytes": extra,
+    }
+    return figures | _errors(candidate, small)
+
+
+def pool_rates(layers: int, words: int, size: int, dtype: torch.dtype, device: torch.device, least: float) -> dict:
+    """Bytes per second of pooling, forward and backward, against copying a tensor as large as the hidden states."""
+    lengths = torch.arange(words, device=device) % 3 + 1
+    starts = torch.cumsum(lengths, 0) - lengths
+    tokens = int(lengths.sum())
+    hidden = torch.randn((layers, tokens, size), device=device).to(dtype).requires_grad_()
+    copied = torch.empty_like(hidden)
+    with torch.no_grad():
+        copy = 2 * hidden.nbytes / seconds(lambda: copied.copy_(hidden), device, least)
+        forward_s = seconds(lambda: pool_spans(hidden, starts, lengths), device, least)
+    z = pool_spans(hidden, starts, lengths)
+    upstream = torch.randn_like(z)
+    backward_s = seconds(lambda: torch.autograd.grad(z, hidden, upstream, retain_graph=True), device, least)
+    moved = hidden.nbytes + z.nbytes
+    return {
+        "copy_gb_s": copy / 1e9,
+        "pool_forward_gb_s": moved / forward_s / 1e9,
+        "pool_backward_gb_s": (moved + z.nbytes) / backward_s / 1e9,
+        "pool_forward_of_copy": moved / forward_s / copy,
+        "pool_backward_of_copy": (moved + z.nbytes) / backward_s / copy,
+    }
+
+
+def matrix_tflops(dtype: torch.dtype, device: torch.device, least: float) -> float:
+    """Rate of a large square product of the vendor's library."""
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn((size, size), device=device).to(dtype) for _ in range(2))
+    return 2.0 * size**3 / seconds(lambda: left @ right, device, least) / 1e12
+
+
+def _gradient(candidate: Candidate, loss: Loss, problem: Problem) -> torch.Tensor:
+    if not candidate.per_layer:
+        z = problem.z.detach().requires_grad_()
+        return torch.autograd.grad(loss(z), z)[0]
+    result = torch.empty_like(problem.z)
+    for layer in range(len(problem.z)):
+        z = problem.z[layer : layer + 1].detach().requires_grad_()
+        result[layer] = torch.autograd.grad(loss(z), z)[0][0]
+    return result
+
+
+def _forward(candidate: Candidate, loss: Loss, z: torch.Tensor) -> torch.Tensor:
+    return sum(loss(layer[None]) for layer in z) if candidate.per_layer else loss(z)  # type: ignore[return-value]
+
+
+def _errors(candidate: Candidate, problem: Problem) -> dict[str, float | bool]:
+    """Relative errors ``|mine - exact| / |exact|`` against float64, and whether two runs give the same bits."""
+    exact = problem.z.double().requires_grad_()
+    truth = infonce_reference(exact, problem.relations, problem.tau, problem.include_self)[0].sum()
+    (true_gradient,) = torch.autograd.grad(truth, exact)
+    loss = candidate.build(problem)
+    with torch.no_grad():
+        value = float(_forward(candidate, loss, problem.z))
+    first, second = (_gradient(candidate, loss, problem) for _ in range(2))
+    return {
+        "loss_error": abs(value - truth.item()) / abs(truth.item()),
+        "gradient_error": float((first.double() - true_gradient).norm() / true_gradient.norm()),
+        "same_bits": torch.equal(first, second),
+    }
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _resident(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")

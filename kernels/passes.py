@@ -1,0 +1,110 @@
+"""Forward and backward of the loss over all layers: gathers, pieces and sums around a backend's two passes.
+
+With ``s_ij = <z_i, z_j> / tau``, anchor weights ``a`` and ``n_j = |P(j)|``, the gradient of a row needs no other row's
+gradient:
+
+    dz_i = (1/tau) sum_j G_ij z_j
+    G_ij = a_i exp(s_ij - lse_i) + a_j exp(s_ij - lse_j) - [j in P(i)] a_i/n_i - [i in P(j)] a_j/n_j
+
+(an exponential falls away where the anchor ignores the other word, and on the diagonal). So a rank that has all words
+and the ``W`` numbers ``lse`` computes the complete gradient of its own words.
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+import torch.distributed as dist
+
+from prealign.kernels.distributed import gather_rows, gathered_layers
+from prealign.kernels.pieces import make_piece
+from prealign.kernels.relations import Relations
+
+FEW_ANCHORS = 0.45
+"""Below this share of anchors two pieces cost less than one: ``A W + W A`` against ``W W`` scores."""
+
+
+def forward(
+    backend: ModuleType,
+    z: torch.Tensor,
+    relations: Relations,
+    tau: float,
+    include_self: bool,
+    group: dist.ProcessGroup | None,
+    begin: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss and cosine shares ``[layers]`` and ``lse`` ``[layers, W_local]`` (+inf for words that are no anchors)."""
+    total = len(relations)
+    wide = torch.promote_types(z.dtype, torch.float32)
+    weight = relations.anchor_weight[begin : begin + z.shape[1]].to(wide)
+    anchors = weight.nonzero().flatten()
+    everyone = torch.arange(total, device=z.device)
+    piece = make_piece(relations, anchors + begin, everyone, include_self, wide)
+    losses = torch.zeros(z.shape[0], dtype=wide, device=z.device)
+    cosines = torch.zeros_like(losses)
+    lse = torch.full(z.shape[:2], torch.inf, dtype=wide, device=z.device)
+    pairs = piece.positives
+    plan = backend.plan(piece, z.dtype, True, False)
+    for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
+        rows = own if len(anchors) == len(own) else own[anchors]
+        found = backend.row_lse(rows, columns, plan, tau)
+        lse[layer, anchors] = found
+        cosines[layer] = _pair_sum(rows, columns, pairs.rows, pairs.columns, piece.row_share)
+        losses[layer] = (piece.row_weight * found).sum() - cosines[layer] / tau
+    return losses, cosines, lse
+
+
+def backward(
+    backend: ModuleType,
+    grad_losses: torch.Tensor,
+    z: torch.Tensor,
+    lse: torch.Tensor,
+    relations: Relations,
+    tau: float,
+    include_self: bool,
+    group: dist.ProcessGroup | None,
+    begin: int,
+) -> torch.Tensor:
+    """Gradient with respect to this rank's words, ``[layers, W_local, D]`` in the dtype of ``z``."""
+    total, wide = len(relations), lse.dtype
+    own_numbers = torch.arange(begin, begin + z.shape[1], device=z.device)
+    everyone = torch.arange(total, device=z.device)
+    all_anchors = relations.anchor_weight.nonzero().flatten()
+    gradient = torch.empty_like(z, memory_format=torch.contiguous_format)
+    few = len(all_anchors) < FEW_ANCHORS * total
+    if few:
+        anchors = lse[0].isfinite().nonzero().flatten() if len(lse) else own_numbers[:0]
+        piece = make_piece(relations, own_numbers[anchors], everyone, include_self, wide)
+        as_anchors = backend.plan(piece, z.dtype, True, False)
+        piece = make_piece(relations, own_numbers, all_anchors, include_self, wide)
+        against_anchors = backend.plan(piece, z.dtype, False, True)
+    else:
+        piece = make_piece(relations, own_numbers, everyone, include_self, wide)
+        whole = backend.plan(piece, z.dtype, True, True)
+    for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
+        columns_lse = gather_rows(lse[layer], total, group)
+        if few:
+            result = backend.row_gradient(
+                own, columns[all_anchors], against_anchors, tau, None, columns_lse[all_anchors]
+            )
+            result[anchors] += backend.row_gradient(own[anchors], columns, as_anchors, tau, lse[layer, anchors], None)
+        else:
+            result = backend.row_gradient(own, columns, whole, tau, lse[layer], columns_lse)
+        gradient[layer] = result.mul_(grad_losses[layer])
+    return gradient
+
+
+def _pair_sum(
+    rows: torch.Tensor, columns: torch.Tensor, row: torch.Tensor, column: torch.Tensor, share: torch.Tensor
+) -> torch.Tensor:
+    """``sum_e share[row_e] <rows[row_e], columns[column_e]>``, a slice of the pairs at a time."""
+    total = share.new_zeros(())
+    for part in _slices(len(row), max(1, (1 << 23) // max(rows.shape[1], 1))):
+        products = rows[row[part]].to(share.dtype) * columns[column[part]].to(share.dtype)
+        total += (products.sum(dim=1) * share[row[part]]).sum()
+    return total
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    for first in range(0, size, step):
+        yield slice(first, min(first + step, size))

@@ -1,0 +1,76 @@
+"""Compile every kernel for a GPU that need not be there: ``python -m tests.kernels.compile_for_gpu``, a JSON line
+each."""
+
+import json
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from triton.runtime import JITFunction
+
+from prealign.kernels import infonce_triton, pool_triton
+
+POINTERS = {
+    **dict.fromkeys(("row_numbers", "column_numbers", "ids", "starts", "lengths"), "*i64"),
+    **dict.fromkeys(("special", "bits", "owner"), "*i32"),
+    **dict.fromkeys(("maxima", "sums", "inverse", "scale"), "*fp32"),
+    **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("lse", "weight", "share")},
+}
+VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
+
+
+def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, int], constants: dict) -> dict:
+    """Compile one kernel; what it needs."""
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name == "scale":
+            signature[name] = "fp32"
+        else:
+            signature[name] = POINTERS.get(name, f"*{dtype}" if name in VECTORS else "i32")
+    places = {name: place for place, name in enumerate(kernel.arg_names)}
+    aligned = [
+        name for name in places if signature[name].startswith("*") or name in ("size", "own_stride", "column_stride")
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(places[name],): value for name, value in constants.items() if name in places},
+        attrs={(places[name],): [["tt.divisibility", 16]] for name in aligned},
+    )
+    built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return {
+        "kernel": kernel.__name__,
+        "dtype": dtype,
+        "capability": capability,
+        "shared_bytes": built.metadata.shared,
+        "tensor_cores": "wgmma" in built.asm["ptx"] or "mma.sync" in built.asm["ptx"],
+    }
+
+
+def main() -> None:
+    for capability in (80, 90):
+        for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+            tiles = infonce_triton.tiles_for(torch_dtype)
+            options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+            fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
+            fixed |= {"WHOLE": True, "INTERPRET": False, "INCLUDE_SELF": False}
+            for special in (False, True):
+                constants = fixed | {"SPECIAL": special}
+                print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, constants)))
+                constants |= {"ROW_TERMS": True, "COLUMN_TERMS": True}
+                print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, constants)))
+            block = pool_triton._block(2048)
+            options = {"num_warps": block["num_warps"]}
+            for gather in (False, True):
+                constants = {"GATHER": gather, "BLOCK": block["BLOCK"]}
+                print(json.dumps(build(pool_triton._forward_kernel, dtype, capability, options, constants)))
+            print(json.dumps(build(pool_triton._owner_kernel, dtype, capability, {"num_warps": 1}, {})))
+            print(
+                json.dumps(build(pool_triton._backward_kernel, dtype, capability, options, {"BLOCK": block["BLOCK"]}))
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""The kernels compile for A100 and H100, with no GPU at hand, and fit their shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
+"""Most that a thread block can have (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0)."""
+
+
+def test_kernels_compile() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.kernels.compile_for_gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    built = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(built) == 2 * 2 * 8
+    for kernel in built:
+        assert kernel["shared_bytes"] <= SHARED_BYTES[kernel["capability"]], kernel
+        if kernel["dtype"] == "bf16" and kernel["kernel"] in ("_lse_kernel", "_matrix_kernel"):
+            assert kernel["tensor_cores"], kernel
