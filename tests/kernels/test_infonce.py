@@ -153,14 +153,15 @@ def test_zero_vectors(impl: str, device: torch.device) -> None:
     assert_close(gradient(impl, z.to(device).requires_grad_(), relations.to(device), 0.05), expected, 5e-6)
 
 
-def test_offsets_beyond_32_bits() -> None:
+def test_offsets_beyond_32_bits(device: torch.device) -> None:
     """Rows 2^30 elements apart, in memory of which only their pages are touched."""
     stride, words = 1 << 30, 4
-    far = torch.empty(3 * stride + 64, dtype=torch.bfloat16).as_strided((words, 64), (stride, 1))
-    near = unit_vectors(1, words, 64, seed=0, dtype=torch.bfloat16).detach()[0]
+    far = torch.empty(3 * stride + 64, dtype=torch.bfloat16, device=device).as_strided((words, 64), (stride, 1))
+    near = unit_vectors(1, words, 64, seed=0, dtype=torch.bfloat16).detach()[0].to(device)
     far.copy_(near)
-    everyone = torch.arange(words)
-    piece = make_piece(full_relations(everyone // 2), everyone, everyone, False, torch.float32)
+    everyone = torch.arange(words, device=device)
+    relations = full_relations(torch.arange(words) // 2).to(device)
+    piece = make_piece(relations, everyone, everyone, False, torch.float32)
     plan = triton_module.plan(piece, torch.bfloat16, True, True)
     lse = triton_module.row_lse(near, near, plan, 0.1)
     assert torch.equal(triton_module.row_lse(far, far, plan, 0.1), lse)
@@ -220,21 +221,26 @@ def test_identical_vectors_and_small_temperature_stay_finite(impl: str, device: 
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["expanded", "non-contiguous z", "partial"])
-def test_layouts_of_inputs_and_gradients(kind: str) -> None:
-    relations = random_relations(20, seed=5)
-    z = unit_vectors(3, 20, 6, seed=6)
-    if kind == "expanded":  # sum() sends a stride-0 gradient
-        got = torch.autograd.grad(multilayer_infonce(z, relations, 0.1)[0].sum(), z)[0]
-        expected = torch.autograd.grad(multilayer_infonce(z, relations, 0.1, impl="reference")[0].sum(), z)[0]
-    elif kind == "non-contiguous z":
-        turned = z.detach().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
-        assert not turned.is_contiguous()
-        got, expected = gradient("chunked", turned, relations, 0.1)[2], gradient("reference", z, relations, 0.1)[2]
-    else:  # one layer's loss alone
-        got = torch.autograd.grad(multilayer_infonce(z, relations, 0.1)[0][1], z)[0]
-        expected = torch.autograd.grad(multilayer_infonce(z, relations, 0.1, impl="reference")[0][1], z)[0]
-    torch.testing.assert_close(got, expected)
+@BOTH
+@pytest.mark.parametrize("kind", ["expanded", "non-contiguous z", "one layer", "some layers frozen"])
+def test_layouts_of_inputs_and_gradients(impl: str, kind: str, device: torch.device) -> None:
+    relations = random_relations(20, seed=5).to(device)
+    z = unit_vectors(3, 20, 6, seed=6, dtype=torch.float32).detach().to(device).requires_grad_()
+
+    def grad_of(impl: str, z: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+        losses = multilayer_infonce(z, relations, 0.1, impl=impl)[0]
+        return torch.autograd.grad(losses[1] if kind == "one layer" else losses.sum(), leaf)[0]
+
+    expected = grad_of("reference", z, z)
+    leaf = mine = z
+    if kind == "non-contiguous z":
+        leaf = mine = z.detach().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
+        assert not mine.is_contiguous()
+    elif kind == "some layers frozen":
+        leaf = z.detach()[1].clone().requires_grad_()
+        mine = torch.stack((z.detach()[0], leaf, z.detach()[2]))
+        expected = expected[1]
+    torch.testing.assert_close(grad_of(impl, mine, leaf), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_cosine_is_that_of_the_positives() -> None:
