@@ -29,6 +29,7 @@ def word_token_flops(recipe: Recipe) -> float:
 
 
 def infonce_flops(recipe: Recipe, words: int) -> float:
-    """Alignment loss of one step over all ranks: three ``W x W x D`` products a layer."""
-    layers = recipe.model.layers + (1 if recipe.model.tied_embeddings else 2)
-    return 6.0 * layers * words * words * recipe.model.hidden_size
+    """Alignment loss of one step over all ranks: three products of anchors and words a layer, without recomputation."""
+    chosen = recipe.align.layers
+    layers = len(chosen) if chosen != "all" else recipe.model.layers + (1 if recipe.model.tied_embeddings else 2)
+    return 6.0 * layers * (recipe.align.anchor_fraction * words) * words * recipe.model.hidden_size
