@@ -4,12 +4,12 @@ import torch
 
 from prealign.kernels.pieces import Pairs, Piece
 
-_BLOCK_SCORES = {"cpu": 1 << 21, "cuda": 1 << 27}
-"""Scores held at a time: what fits a CPU's cache, what fills a GPU (512 MB in fp32)."""
+_BLOCK_SCORES = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Scores held at a time, about ten bytes each: what fits a CPU's cache, what fills a GPU."""
 
 
 def plan(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> Piece:
-    """What the passes over a piece need to know beforehand; here the piece itself."""
+    """What the passes over a piece need to know beforehand, as `infonce_triton.plan`; here no more than the piece."""
     return piece
 
 
@@ -42,9 +42,8 @@ def row_gradient(
     gradient = torch.empty(own.shape, dtype=_wide(own), device=own.device)
     for block in _blocks(own, columns):
         scores = wide_product(own[block], columns.T).div_(tau)
-        matrix = torch.zeros_like(scores) if column_lse is None or row_lse is None else None
         if column_lse is not None:
-            # the pair's own copy of the scores, unless the row terms need none
+            # a copy where the row terms still need the scores
             part = scores - column_lse if row_lse is not None else scores.sub_(column_lse)
             _exclude(part, block, piece, piece.ignored_by)
             matrix = part.exp_().mul_(piece.column_weight)

@@ -1,6 +1,6 @@
 """All words of all ranks, one layer at a time; the next layer travels while one is worked on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 def shard(size: int, rank: int, ranks: int) -> tuple[int, int]:
     """The contiguous share ``[begin, end)`` of a rank: sizes differ by at most one, larger ones first."""
-    base, extra = divmod(size, ranks)
+    base, extra = size // ranks, size % ranks  # divmod does not trace
     begin = rank * base + min(rank, extra)
     return begin, begin + base + (rank < extra)
 
@@ -19,23 +19,25 @@ def gather_rows(local: torch.Tensor, total: int, group: dist.ProcessGroup | None
 
 
 def gathered_layers(
-    z: torch.Tensor, total: int, group: dist.ProcessGroup | None
+    z: Sequence[torch.Tensor], total: int, group: dist.ProcessGroup | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """``(own, everyone)`` per layer of ``z`` ``[layers, W_local, D]``: ``[W_local, D]`` and ``[total, D]``, contiguous.
+    """``(own, everyone)`` per layer of ``z``, tensors ``[W_local, D]``: that and ``[total, D]``, contiguous.
 
     The gather of a layer starts before the layer before it is used; two layers are in memory at a time.
     """
     following = _Gather(z[0].contiguous(), total, group) if len(z) else None
     for layer in range(len(z)):
-        current = following
+        assert following is not None
+        current, following = following, None
         if layer + 1 < len(z):
             following = _Gather(z[layer + 1].contiguous(), total, group)
-        assert current is not None
-        yield current.local, current.wait()
+        own, everyone = current.local, current.wait()
+        del current
+        yield own, everyone
 
 
 class _Gather:
-    """An all-gather of uneven shares, under way."""
+    """An all-gather of uneven shares, under way; the shares travel at the size of the largest."""
 
     def __init__(self, local: torch.Tensor, total: int, group: dist.ProcessGroup | None) -> None:
         self.local = local
@@ -44,17 +46,21 @@ class _Gather:
             return
         ranks = dist.get_world_size(group)
         self._sizes = [end - begin for begin, end in (shard(total, rank, ranks) for rank in range(ranks))]
-        padded = local
-        if len(local) < self._sizes[0]:
-            padded = local.new_zeros((self._sizes[0], *local.shape[1:]))
-            padded[: len(local)] = local
-        self._parts = [torch.empty_like(padded) for _ in range(ranks)]
-        self._work = dist.all_gather(self._parts, padded, group=group, async_op=True)
-        self._padded = padded  # kept until the work is done
+        largest = self._sizes[0]
+        self._padded = local
+        if len(local) < largest:
+            self._padded = local.new_zeros((largest, *local.shape[1:]))
+            self._padded[: len(local)] = local
+        self._all = local.new_empty((ranks * largest, *local.shape[1:]))
+        self._work = dist.all_gather_into_tensor(self._all, self._padded, group=group, async_op=True)
 
     def wait(self) -> torch.Tensor:
         """All rows."""
         if self._work is None:
             return self.local
         self._work.wait()
-        return torch.cat([part[:size] for part, size in zip(self._parts, self._sizes)])
+        largest = self._sizes[0]
+        if min(self._sizes) == largest:
+            return self._all
+        parts = self._all.split(largest)
+        return torch.cat([part[:size] for part, size in zip(parts, self._sizes)])

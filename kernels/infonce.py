@@ -1,5 +1,6 @@
 """The public function of the multi-layer InfoNCE loss, and its registration with torch."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ Implementation = Literal["auto", "triton", "chunked", "reference"]
 
 
 def multilayer_infonce(
-    z: torch.Tensor,
+    z: torch.Tensor | Sequence[torch.Tensor],
     relations: Relations,
     tau: float,
     *,
@@ -26,32 +27,43 @@ def multilayer_infonce(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Multi-positive InfoNCE of every layer against every word of every rank.
 
-    ``z``: ``[layers, W_local, D]``, rows of unit length: this rank's contiguous share of the ``W`` words, the larger
-    shares on the lower ranks (`shard`). ``relations`` are over all ``W`` words, the same on every rank. ``group``: the
-    ranks that share the words; None for one rank alone. ``impl``: ``triton`` (a CUDA device, or Triton's interpreter),
-    ``chunked`` (plain PyTorch, any device), ``reference`` (the whole matrix stored, one rank), ``auto``: triton on
-    CUDA, else chunked.
+    ``z``: ``[layers, W_local, D]`` or a tensor ``[W_local, D]`` for each layer (which saves a copy), rows of unit
+    length: this rank's contiguous share of the ``W`` words, the larger shares on the lower ranks (`shard`).
+    ``relations`` are over all ``W`` words, the same on every rank. ``group``: the ranks that share the words; None for
+    one rank alone. ``impl``: ``triton`` (a CUDA device, or Triton's interpreter; fp32 or bf16), ``chunked`` (plain
+    PyTorch, any device), ``reference`` (the whole matrix stored, one rank), ``auto``: triton on CUDA, else chunked.
 
     Returns this rank's part of the loss and of the positives' mean cosine per layer (see `infonce_reference`), each
-    ``[layers]``, fp32 or the wider dtype of ``z``; summed over ranks they are the whole. The gradient of the loss with
-    respect to ``z`` is the complete gradient of the summed loss: nothing remains to be reduced. The cosine has none.
-    Tile sizes are fixed, so the same call gives the same bits. Raises ValueError for shapes that do not fit.
+    ``[layers]``, in fp32 or fp64 (the reference: in the dtype of ``z``); summed over ranks they are the whole. The
+    gradient of the loss with respect to ``z`` is the complete gradient of the summed loss: nothing remains to be
+    reduced. The cosine is not differentiable. Tile sizes are fixed, so the same call gives the same bits. Raises
+    ValueError for shapes, dtypes and temperatures that do not fit.
     """
+    layers = list(z.unbind()) if isinstance(z, torch.Tensor) else list(z)
     ranks = dist.get_world_size(group) if group is not None else 1
     rank = dist.get_rank(group) if group is not None else 0
     begin, end = shard(len(relations), rank, ranks)
-    if z.dim() != 3 or z.shape[1] != end - begin:
-        raise ValueError(f"z has shape {tuple(z.shape)}; expected [layers, {end - begin}, D] on rank {rank} of {ranks}")
+    if not layers or any(layer.shape != layers[0].shape or layer.dim() != 2 for layer in layers):
+        raise ValueError(f"z has shapes {[tuple(layer.shape) for layer in layers]}; expected [layers, W_local, D]")
+    if len(layers[0]) != end - begin:
+        raise ValueError(
+            f"z has shape {(len(layers), *layers[0].shape)}; expected [layers, {end - begin}, D] on rank {rank} of "
+            f"{ranks}"
+        )
+    if layers[0].dtype == torch.float16:
+        raise ValueError("z is float16, in which small gradients vanish; expected bfloat16, float32 or float64")
+    if not tau > 0:
+        raise ValueError(f"tau={tau}; expected a temperature above 0")
     if impl == "reference":
         if ranks > 1:
             raise ValueError("impl='reference' runs on one rank")
-        losses, cosines = infonce_reference(z, relations, tau, include_self)
+        losses, cosines = infonce_reference(torch.stack(layers), relations, tau, include_self)
         return losses, cosines.detach()
     if impl == "auto":
-        impl = "triton" if z.is_cuda else "chunked"
+        impl = "triton" if layers[0].is_cuda else "chunked"
     name = group.group_name if group is not None else ""
     losses, cosines, _ = _infonce(
-        z, *relations.positives, *relations.ignored, relations.anchor_weight, tau, include_self, name, begin, impl
+        layers, *relations.positives, *relations.ignored, relations.anchor_weight, tau, include_self, name, begin, impl
     )
     return losses, cosines
 
@@ -72,7 +84,7 @@ def _group(name: str) -> dist.ProcessGroup | None:
 
 @torch.library.custom_op("prealign::infonce", mutates_args=())
 def _infonce(
-    z: torch.Tensor,
+    z: list[torch.Tensor],
     positive_offsets: torch.Tensor,
     positive_columns: torch.Tensor,
     ignored_offsets: torch.Tensor,
@@ -85,19 +97,21 @@ def _infonce(
     impl: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     relations = Relations((positive_offsets, positive_columns), (ignored_offsets, ignored_columns), anchor_weight)
-    return passes.forward(_backend(impl), z, relations, tau, include_self, _group(group), begin)
+    with torch.autocast(z[0].device.type, enabled=False):
+        return passes.forward(_backend(impl), z, relations, tau, include_self, _group(group), begin)
 
 
 @_infonce.register_fake
-def _(z: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
-    wide = torch.promote_types(z.dtype, torch.float32)
-    return tuple(z.new_empty(shape, dtype=wide) for shape in (z.shape[:1], z.shape[:1], z.shape[:2]))
+def _(z: list[torch.Tensor], *_: Any) -> tuple[torch.Tensor, ...]:
+    wide = torch.promote_types(z[0].dtype, torch.float32)
+    shapes = ((len(z),), (len(z),), (len(z), z[0].shape[0]))
+    return tuple(z[0].new_empty(shape, dtype=wide) for shape in shapes)
 
 
 @torch.library.custom_op("prealign::infonce_backward", mutates_args=())
 def _infonce_backward(
     grad_losses: torch.Tensor,
-    z: torch.Tensor,
+    z: list[torch.Tensor],
     lse: torch.Tensor,
     positive_offsets: torch.Tensor,
     positive_columns: torch.Tensor,
@@ -109,26 +123,29 @@ def _infonce_backward(
     group: str,
     begin: int,
     impl: str,
-) -> torch.Tensor:
+) -> list[torch.Tensor]:
     relations = Relations((positive_offsets, positive_columns), (ignored_offsets, ignored_columns), anchor_weight)
-    return passes.backward(_backend(impl), grad_losses, z, lse, relations, tau, include_self, _group(group), begin)
+    with torch.autocast(z[0].device.type, enabled=False):
+        return passes.backward(_backend(impl), grad_losses, z, lse, relations, tau, include_self, _group(group), begin)
 
 
 @_infonce_backward.register_fake
-def _(grad_losses: torch.Tensor, z: torch.Tensor, *_: Any) -> torch.Tensor:
-    return torch.empty_like(z, memory_format=torch.contiguous_format)
+def _(grad_losses: torch.Tensor, z: list[torch.Tensor], *_: Any) -> list[torch.Tensor]:
+    return [torch.empty_like(layer, memory_format=torch.contiguous_format) for layer in z]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     z, *tensors = inputs[:6]
-    ctx.save_for_backward(z, output[2], *tensors)
+    ctx.layers = len(z)
+    ctx.save_for_backward(*z, output[2], *tensors)
     ctx.options = inputs[6:]
     ctx.mark_non_differentiable(output[1], output[2])
 
 
-def _differentiate(ctx: Any, grad_losses: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    gradient = _infonce_backward(grad_losses, *ctx.saved_tensors, *ctx.options)
-    return gradient, *(None,) * 10
+def _differentiate(ctx: Any, grad_losses: torch.Tensor, *_: Any) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    z, others = list(saved[: ctx.layers]), saved[ctx.layers :]
+    return _infonce_backward(grad_losses, z, *others, *ctx.options), *(None,) * 10
 
 
 _infonce.register_autograd(_differentiate, setup_context=_save)

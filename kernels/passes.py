@@ -10,7 +10,7 @@ gradient:
 and the ``W`` numbers ``lse`` computes the complete gradient of its own words.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import torch
@@ -26,25 +26,27 @@ FEW_ANCHORS = 0.45
 
 def forward(
     backend: ModuleType,
-    z: torch.Tensor,
+    z: Sequence[torch.Tensor],
     relations: Relations,
     tau: float,
     include_self: bool,
     group: dist.ProcessGroup | None,
     begin: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss and cosine shares ``[layers]`` and ``lse`` ``[layers, W_local]`` (+inf for words that are no anchors)."""
-    total = len(relations)
-    wide = torch.promote_types(z.dtype, torch.float32)
-    weight = relations.anchor_weight[begin : begin + z.shape[1]].to(wide)
-    anchors = weight.nonzero().flatten()
-    everyone = torch.arange(total, device=z.device)
+    """Loss and cosine shares ``[layers]`` and ``lse`` ``[layers, W_local]`` (+inf for words that are no anchors).
+
+    ``z``: a tensor ``[W_local, D]`` for each layer. ``begin``: number of this rank's first word.
+    """
+    total, (own_count, _), dtype = len(relations), z[0].shape, z[0].dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    anchors = _anchors(relations, begin, own_count, wide)
+    everyone = torch.arange(total, device=z[0].device)
     piece = make_piece(relations, anchors + begin, everyone, include_self, wide)
-    losses = torch.zeros(z.shape[0], dtype=wide, device=z.device)
+    losses = torch.zeros(len(z), dtype=wide, device=z[0].device)
     cosines = torch.zeros_like(losses)
-    lse = torch.full(z.shape[:2], torch.inf, dtype=wide, device=z.device)
+    lse = torch.full((len(z), own_count), torch.inf, dtype=wide, device=z[0].device)
     pairs = piece.positives
-    plan = backend.plan(piece, z.dtype, True, False)
+    plan = backend.plan(piece, dtype, True, False)
     for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
         rows = own if len(anchors) == len(own) else own[anchors]
         found = backend.row_lse(rows, columns, plan, tau)
@@ -57,41 +59,47 @@ def forward(
 def backward(
     backend: ModuleType,
     grad_losses: torch.Tensor,
-    z: torch.Tensor,
+    z: Sequence[torch.Tensor],
     lse: torch.Tensor,
     relations: Relations,
     tau: float,
     include_self: bool,
     group: dist.ProcessGroup | None,
     begin: int,
-) -> torch.Tensor:
-    """Gradient with respect to this rank's words, ``[layers, W_local, D]`` in the dtype of ``z``."""
-    total, wide = len(relations), lse.dtype
-    own_numbers = torch.arange(begin, begin + z.shape[1], device=z.device)
-    everyone = torch.arange(total, device=z.device)
-    all_anchors = relations.anchor_weight.nonzero().flatten()
-    gradient = torch.empty_like(z, memory_format=torch.contiguous_format)
+) -> list[torch.Tensor]:
+    """Gradient with respect to this rank's words, for each layer ``[W_local, D]`` in the dtype of ``z``."""
+    total, own_count, dtype = len(relations), len(z[0]), z[0].dtype
+    own_numbers = torch.arange(begin, begin + own_count, device=lse.device)
+    everyone = torch.arange(total, device=lse.device)
+    all_anchors = _anchors(relations, 0, total, lse.dtype)
     few = len(all_anchors) < FEW_ANCHORS * total
     if few:
-        anchors = lse[0].isfinite().nonzero().flatten() if len(lse) else own_numbers[:0]
-        piece = make_piece(relations, own_numbers[anchors], everyone, include_self, wide)
-        as_anchors = backend.plan(piece, z.dtype, True, False)
-        piece = make_piece(relations, own_numbers, all_anchors, include_self, wide)
-        against_anchors = backend.plan(piece, z.dtype, False, True)
+        anchors = _anchors(relations, begin, own_count, lse.dtype)
+        piece = make_piece(relations, own_numbers[anchors], everyone, include_self, lse.dtype)
+        as_anchors = backend.plan(piece, dtype, True, False)
+        piece = make_piece(relations, own_numbers, all_anchors, include_self, lse.dtype)
+        against_anchors = backend.plan(piece, dtype, False, True)
     else:
-        piece = make_piece(relations, own_numbers, everyone, include_self, wide)
-        whole = backend.plan(piece, z.dtype, True, True)
+        piece = make_piece(relations, own_numbers, everyone, include_self, lse.dtype)
+        whole = backend.plan(piece, dtype, True, True)
+    # all layers' at once, so that no later gather waits behind a layer's vectors
+    columns_lse = gather_rows(lse.T.contiguous(), total, group).T.contiguous()
+    gradients = []
     for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
-        columns_lse = gather_rows(lse[layer], total, group)
         if few:
             result = backend.row_gradient(
-                own, columns[all_anchors], against_anchors, tau, None, columns_lse[all_anchors]
+                own, columns[all_anchors], against_anchors, tau, None, columns_lse[layer, all_anchors]
             )
             result[anchors] += backend.row_gradient(own[anchors], columns, as_anchors, tau, lse[layer, anchors], None)
         else:
-            result = backend.row_gradient(own, columns, whole, tau, lse[layer], columns_lse)
-        gradient[layer] = result.mul_(grad_losses[layer])
-    return gradient
+            result = backend.row_gradient(own, columns, whole, tau, lse[layer], columns_lse[layer])
+        gradients.append(result.mul_(grad_losses[layer]).to(dtype))
+    return gradients
+
+
+def _anchors(relations: Relations, begin: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+    """Which of ``count`` words from ``begin`` on are anchors, int64, counted from ``begin``."""
+    return relations.anchor_weight[begin : begin + count].to(dtype).nonzero().flatten()
 
 
 def _pair_sum(

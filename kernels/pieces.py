@@ -13,7 +13,7 @@ from prealign.kernels.relations import Csr, Relations, edges
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a piece: ``rows``, ``columns`` (int64 ``[E]``, positions in the piece, rows ascending) and ``offsets``
+    """Pairs of a piece: ``rows``, ``columns`` (int64 ``[E]``, positions in the piece, both ascending) and ``offsets``
     (int64 ``[R + 1]``) of each row's pairs."""
 
     rows: torch.Tensor

@@ -41,7 +41,9 @@ def pool_spans(
     return z.view(*hidden.shape[:-2], len(starts), hidden.shape[-1])
 
 
-def span_means(hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, lengths: torch.Tensor) -> Any:
+def span_means(
+    hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors ``[layers, W, D]`` and ``1/norm`` ``[layers, W]`` in plain PyTorch; see `pool_spans`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     tokens = _tokens(starts, lengths)

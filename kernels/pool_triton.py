@@ -10,21 +10,11 @@ import triton
 import triton.language as tl
 
 
+# fmt: off
 @triton.jit
 def _forward_kernel(
-    hidden,
-    ids,
-    starts,
-    lengths,
-    z,
-    inverse,
-    words,
-    rows,
-    size,
-    row_stride,
-    layer_stride,
-    GATHER: tl.constexpr,
-    BLOCK: tl.constexpr,
+    hidden, ids, starts, lengths, z, inverse, words, size, row_stride, layer_stride,
+    GATHER: tl.constexpr, BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
     layer, word = program // words, program % words
@@ -57,19 +47,8 @@ def _owner_kernel(starts, lengths, owner):
 
 @triton.jit
 def _backward_kernel(
-    grad,
-    z,
-    inverse,
-    owner,
-    lengths,
-    result,
-    tokens,
-    words,
-    size,
-    grad_layer_stride,
-    grad_row_stride,
-    grad_column_stride,
-    BLOCK: tl.constexpr,
+    grad, z, inverse, owner, lengths, result, tokens, words, size,
+    grad_layer_stride, grad_row_stride, grad_column_stride, BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
     layer, token = program // tokens, program % tokens
@@ -77,18 +56,16 @@ def _backward_kernel(
     column = tl.arange(0, BLOCK)
     inside = (column < size) & (word >= 0)
     line = layer.to(tl.int64) * words + word
-    upstream = tl.load(
-        grad + layer.to(tl.int64) * grad_layer_stride + word.to(tl.int64) * grad_row_stride + column *
-        grad_column_stride, mask=inside, other=0.0,
-    ).to(tl.float32)  # fmt: skip
+    row = grad + layer.to(tl.int64) * grad_layer_stride + word.to(tl.int64) * grad_row_stride
+    upstream = tl.load(row + column.to(tl.int64) * grad_column_stride, mask=inside, other=0.0).to(tl.float32)
     vector = tl.load(z + line * size + column, mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(inverse + line, mask=word >= 0, other=0.0)
     length = tl.load(lengths + word, mask=word >= 0, other=1).to(tl.float32)
     along = tl.sum(upstream * vector, axis=0)
+    value = (upstream - vector * along) * (scale / length)
     place = program.to(tl.int64) * size + column
-    tl.store(
-        result + place, ((upstream - vector * along) * (scale / length)).to(result.dtype.element_ty), mask=column < size
-    )
+    tl.store(result + place, value.to(result.dtype.element_ty), mask=column < size)
+# fmt: on
 
 
 def span_means(
@@ -96,7 +73,7 @@ def span_means(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `prealign.kernels.pool.span_means`."""
     _check(hidden.dtype)
-    layers, rows, size = hidden.shape
+    layers, _, size = hidden.shape
     words = len(starts)
     if hidden.stride(-1) != 1:
         hidden = hidden.contiguous()
@@ -105,7 +82,7 @@ def span_means(
     if layers * words:
         _forward_kernel[(layers * words,)](
             hidden, starts if ids is None else ids, starts, lengths, z, inverse,
-            words, rows, size, hidden.stride(1), hidden.stride(0), GATHER=ids is not None, **_block(size),
+            words, size, hidden.stride(1), hidden.stride(0), GATHER=ids is not None, **_block(size),
         )  # fmt: skip
     return z, inverse
 
@@ -138,5 +115,5 @@ def _block(size: int) -> dict[str, int]:
 
 
 def _check(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"impl='triton' found {dtype}; expected float32, bfloat16 or float16 (else impl='torch')")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"impl='triton' found {dtype}; expected float32 or bfloat16 (float64: impl='torch')")

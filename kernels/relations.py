@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 Csr = tuple[torch.Tensor, torch.Tensor]
-"""A relation: ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists its words, ascending, without ``j``
-itself."""
+"""A relation: ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists its words, each once, ascending,
+without ``j`` itself."""
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,8 @@ class JointModel(nn.Module):
             return outputs
         if isinstance(self.config.layers, list):
             vectors = [vectors[layer] for layer in self.config.layers]
-        z = torch.stack(vectors)
         losses, outputs["cosines"] = multilayer_infonce(
-            z, words.relations, self.config.tau, include_self=self.config.include_self, group=self.group
+            vectors, words.relations, self.config.tau, include_self=self.config.include_self, group=self.group
         )
         outputs["align_losses"] = losses.detach()
         reduced = losses.sum() if self.config.layer_reduce == "sum" else losses.mean()

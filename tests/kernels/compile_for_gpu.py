@@ -2,8 +2,12 @@
 each."""
 
 import json
+import re
+import subprocess
+import tempfile
 
 import torch
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime import JITFunction
@@ -11,10 +15,10 @@ from triton.runtime import JITFunction
 from prealign.kernels import infonce_triton, pool_triton
 
 POINTERS = {
-    **dict.fromkeys(("row_numbers", "column_numbers", "ids", "starts", "lengths"), "*i64"),
-    **dict.fromkeys(("special", "bits", "owner"), "*i32"),
+    **dict.fromkeys(("ids", "starts", "lengths"), "*i64"),
+    **dict.fromkeys(("tile_index", "tile_numbers", "bits", "owner"), "*i32"),
     **dict.fromkeys(("maxima", "sums", "inverse", "scale"), "*fp32"),
-    **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("lse", "weight", "share")},
+    **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
 VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
 
@@ -42,11 +46,24 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
     built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return {
         "kernel": kernel.__name__,
+        "special": constants.get("SPECIAL", False),
+        "spill_bytes": spilled(built.asm["ptx"], capability),
         "dtype": dtype,
         "capability": capability,
         "shared_bytes": built.metadata.shared,
         "tensor_cores": "wgmma" in built.asm["ptx"] or "mma.sync" in built.asm["ptx"],
     }
+
+
+def spilled(ptx: str, capability: int) -> int:
+    """Bytes of registers that a thread writes to memory for want of room, as the assembler reports them."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        architecture = f"sm_{capability}{'a' if capability >= 90 else ''}"
+        command = [triton.knobs.nvidia.ptxas.path, "-v", f"-arch={architecture}", "-o", "/dev/null", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return max(int(count) for count in re.findall(r"(\d+) bytes spill stores", said))
 
 
 def main() -> None:
@@ -55,7 +72,7 @@ def main() -> None:
             tiles = infonce_triton.tiles_for(torch_dtype)
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
-            fixed |= {"WHOLE": True, "INTERPRET": False, "INCLUDE_SELF": False}
+            fixed |= {"WHOLE": True, "INTERPRET": False}
             for special in (False, True):
                 constants = fixed | {"SPECIAL": special}
                 print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, constants)))

@@ -134,8 +134,16 @@ def test_offsets_beyond_32_bits(device: torch.device) -> None:
     near = torch.randn(3, 4, 16, device=device).bfloat16()
     far.copy_(near)
     starts, lengths = torch.tensor([0, 3], device=device), torch.tensor([2, 1], device=device)
-    expected = pool_triton.span_means(near, None, starts, lengths)[0]
+    expected, inverse = pool_triton.span_means(near, None, starts, lengths)
     assert torch.equal(pool_triton.span_means(far, None, starts, lengths)[0], expected)
+    # and a gradient whose columns lie far apart
+    grad = torch.randn(3, 2, 16, device=device).bfloat16()
+    far_grad = torch.empty(15 * (stride // 4) + 64, dtype=torch.bfloat16, device=device)
+    far_grad = far_grad.as_strided((3, 2, 16), (2, 1, stride // 4)).copy_(grad)
+    near_result, far_result = (
+        pool_triton.span_gradients(part, expected, inverse, starts, lengths, 4) for part in (grad, far_grad)
+    )
+    assert torch.equal(near_result, far_result)
 
 
 def test_grids_have_one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
