@@ -10,8 +10,8 @@ from prealign.kernels import multilayer_infonce
 from prealign.kernels.benchmarks.problems import Problem
 from prealign.kernels.reference import infonce_reference
 
-Loss = Callable[[torch.Tensor], torch.Tensor]
-"""``[layers, W, D]`` -> scalar."""
+Loss = Callable[[list[torch.Tensor]], torch.Tensor]
+"""Layers, each ``[W, D]`` -> scalar."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Candidate:
 
 def _ours(impl: str) -> Callable[[Problem], Loss]:
     def build(problem: Problem) -> Loss:
-        def loss(z: torch.Tensor) -> torch.Tensor:
+        def loss(z: list[torch.Tensor]) -> torch.Tensor:
             options = {"include_self": problem.include_self, "impl": impl}
             return multilayer_infonce(z, problem.relations, problem.tau, **options)[0].sum()
 
@@ -38,7 +38,7 @@ def _ours(impl: str) -> Callable[[Problem], Loss]:
 
 
 def _eager(problem: Problem) -> Loss:
-    return lambda z: infonce_reference(z, problem.relations, problem.tau, problem.include_self)[0].sum()
+    return lambda z: infonce_reference(torch.stack(z), problem.relations, problem.tau, problem.include_self)[0].sum()
 
 
 def _compiled(problem: Problem) -> Loss:
@@ -50,7 +50,7 @@ def _torch_linear_cross_entropy(problem: Problem) -> Loss:
         raise ImportError("torch has no linear_cross_entropy")
     options = torch.nn.LinearCrossEntropyOptions()
 
-    def loss(z: torch.Tensor) -> torch.Tensor:
+    def loss(z: list[torch.Tensor]) -> torch.Tensor:
         return F.linear_cross_entropy(z[0] / problem.tau, z[0], problem.partner, options=options)
 
     return loss
@@ -66,7 +66,7 @@ def _inf_cl(problem: Problem) -> Loss:
 def _cut_cross_entropy(problem: Problem) -> Loss:
     from cut_cross_entropy import linear_cross_entropy
 
-    def loss(z: torch.Tensor) -> torch.Tensor:
+    def loss(z: list[torch.Tensor]) -> torch.Tensor:
         return linear_cross_entropy(z[0] / problem.tau, z[0], problem.partner, filter_eps=None, impl="cce")
 
     return loss

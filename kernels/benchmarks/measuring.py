@@ -90,19 +90,16 @@ def matrix_tflops(dtype: torch.dtype, device: torch.device, least: float) -> flo
     return 2.0 * size**3 / seconds(lambda: left @ right, device, least) / 1e12
 
 
-def _gradient(candidate: Candidate, loss: Loss, problem: Problem) -> torch.Tensor:
+def _gradient(candidate: Candidate, loss: Loss, problem: Problem) -> list[torch.Tensor]:
+    """One tensor ``[W, D]`` a layer."""
+    layers = [layer.detach().requires_grad_() for layer in problem.z]
     if not candidate.per_layer:
-        z = problem.z.detach().requires_grad_()
-        return torch.autograd.grad(loss(z), z)[0]
-    result = torch.empty_like(problem.z)
-    for layer in range(len(problem.z)):
-        z = problem.z[layer : layer + 1].detach().requires_grad_()
-        result[layer] = torch.autograd.grad(loss(z), z)[0][0]
-    return result
+        return list(torch.autograd.grad(loss(layers), layers))
+    return [torch.autograd.grad(loss([layer]), layer)[0] for layer in layers]
 
 
 def _forward(candidate: Candidate, loss: Loss, z: torch.Tensor) -> torch.Tensor:
-    return sum(loss(layer[None]) for layer in z) if candidate.per_layer else loss(z)  # type: ignore[return-value]
+    return sum(loss([layer]) for layer in z) if candidate.per_layer else loss(list(z))  # type: ignore[return-value]
 
 
 def _errors(candidate: Candidate, problem: Problem) -> dict[str, float | bool]:
@@ -113,7 +110,7 @@ def _errors(candidate: Candidate, problem: Problem) -> dict[str, float | bool]:
     loss = candidate.build(problem)
     with torch.no_grad():
         value = float(_forward(candidate, loss, problem.z))
-    first, second = (_gradient(candidate, loss, problem) for _ in range(2))
+    first, second = (torch.stack(_gradient(candidate, loss, problem)) for _ in range(2))
     return {
         "loss_error": abs(value - truth.item()) / abs(truth.item()),
         "gradient_error": float((first.double() - true_gradient).norm() / true_gradient.norm()),

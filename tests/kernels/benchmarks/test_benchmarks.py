@@ -32,7 +32,7 @@ def test_candidates_compute_the_same_loss(candidate) -> None:
         loss = candidate.build(problem)
     except ImportError as error:
         pytest.skip(str(error))
-    total = sum(float(loss(layer[None])) for layer in problem.z)
+    total = sum(float(loss([layer])) for layer in problem.z)
     scores = problem.z.double() @ problem.z.double().mT / 0.1
     expected = -scores.log_softmax(dim=-1)[:, torch.arange(32), problem.partner].mean(dim=1).sum()
     assert total == pytest.approx(expected.item(), rel=1e-5)
