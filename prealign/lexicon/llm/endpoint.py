@@ -81,7 +81,7 @@ class Endpoint:
             import openai
         except ImportError:
             raise UserError(
-                "translation: the client 'openai' is not installed; pip install 'prealign-trainer[llm]'"
+                "translation: the client 'openai' is not installed; pip install 'openai>=3.54,<4'"
             ) from None
         if not key.isascii() or not key.isprintable() or not key:
             raise UserError(

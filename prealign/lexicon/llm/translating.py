@@ -15,8 +15,8 @@ from prealign.lexicon.llm.prompt import Prompt
 from prealign.lexicon.llm.reply import parse_reply, same_word
 from prealign.lexicon.llm.requests import Request, lacking, requests_for
 
-ROUNDS = 4
-"""How often a word is asked for: in a full request, in one of a quarter, a sixteenth and a sixty-fourth of its size."""
+ROUNDS = 5
+"""How often a word is asked for: in a full request, then in one of a quarter, a sixteenth, ... of its size."""
 
 _LEAST_UNANSWERED = 8
 """A run stops after so many requests in a row without a reply (or twice `concurrency` if that is more; one, where the
