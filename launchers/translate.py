@@ -14,6 +14,7 @@ the replies under way were recorded (a second signal does not wait for them).
 """
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ def main() -> None:
         overrides = [value for value in languages if "=" in value]
         languages = [value for value in languages if "=" not in value]
     recipe = load_recipe(arguments.config, arguments.overrides + overrides)
-    translation = WordTranslation(recipe, languages, arguments.limit, say=lambda line: print(line, flush=True))
+    translation = WordTranslation(recipe, languages, arguments.limit, say)
     if arguments.dry_run:
         translation.dry_run()
         return
@@ -59,6 +60,14 @@ def main() -> None:
         sys.exit(STOPPED_EXIT_CODE)
     if not complete:
         sys.exit(INCOMPLETE_EXIT_CODE)
+
+
+def say(line: str) -> None:
+    """Print; a reader that went away (``| head``) does not end a run that has paid for replies under way."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

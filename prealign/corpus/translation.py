@@ -21,11 +21,11 @@ from prealign.corpus.counting import count_words
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
+from prealign.lexicon.llm.batches import lacking, requests_for
 from prealign.lexicon.llm.cache import Cache
 from prealign.lexicon.llm.endpoint import Endpoint
 from prealign.lexicon.llm.estimate import cost, estimate
 from prealign.lexicon.llm.prompt import Prompt
-from prealign.lexicon.llm.requests import lacking, requests_for
 from prealign.lexicon.llm.translating import translate_words
 from prealign.text.tokenizer import Tokenizer
 

@@ -1,5 +1,6 @@
 """The loop against an endpoint that misbehaves: every word ends translated or listed."""
 
+import email.utils
 import itertools
 import random
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from prealign.config.recipe import Translation
 from prealign.lexicon.llm.cache import Cache
-from prealign.lexicon.llm.endpoint import Endpoint
+from prealign.lexicon.llm.endpoint import Endpoint, retry_after_seconds
 from prealign.lexicon.llm.prompt import INSTRUCTIONS, Prompt
 from prealign.lexicon.llm.translating import Outcome, translate_words
 from tests.lexicon.llm_server import FAULTS, KEY, Server, translations
@@ -194,6 +195,16 @@ def test_retry_after_holds_all_requests_back(tmp_path: Path) -> None:
     after = [request.time - server.requests[5].time for request in server.requests]
     assert [moment for moment in after if 0.7 < moment < 1.5] == []
     assert len([moment for moment in after if moment >= 1.5]) >= 15
+
+
+def test_retry_after_is_read_in_all_its_forms() -> None:
+    assert retry_after_seconds({"retry-after": "7"}) == 7
+    assert retry_after_seconds({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert retry_after_seconds({"retry-after": date}) == pytest.approx(100, abs=3)
+    for nonsense in ("soon", "nan", "inf", "-3", ""):
+        assert retry_after_seconds({"retry-after": nonsense}) is None
+    assert retry_after_seconds({}) is None
 
 
 def test_pace_and_concurrency(tmp_path: Path) -> None:

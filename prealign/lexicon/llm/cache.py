@@ -89,6 +89,8 @@ class Cache:
     def _records(self) -> Iterator[dict[str, Any]]:
         with self.path.open("rb") as file:
             for line in file:
+                if not line.endswith(b"\n"):
+                    return  # being written at this moment, by another process
                 try:
                     record = json.loads(line)
                     sum(record["tokens"]), record["model"], record["prompts"].items(), record["words"].items()

@@ -133,7 +133,8 @@ class Endpoint:
                     raise NoReplyError(f"{failure} ({failures} attempts)") from None
                 with self._lock:
                     self.retries += 1
-                    self.trouble = str(failure)
+                    asked_to_wait = "" if failure.retry_after is None else f"; to wait {failure.retry_after:.0f} s"
+                    self.trouble = f"{failure}{asked_to_wait}"
                 longest = min(_LONGEST_BACKOFF_SECONDS, self._settings.backoff * 2.0 ** (failures - 1))
                 if self._stop.wait(random.uniform(0.5, 1.0) * longest):
                     raise StoppedError from None
@@ -172,7 +173,7 @@ class Endpoint:
         if error.code == "insufficient_quota":
             return UserError(f"{self._client.base_url}: answered {status} ({said}); add credit, then run this again")
         if status in _RETRIED or status >= 500:
-            return _TransientError(f"HTTP {status}: {said}", _retry_after(error.response.headers))
+            return _TransientError(f"HTTP {status}: {said}", retry_after_seconds(error.response.headers))
         about_format = any(name in error.message for name in ("response_format", "json_schema", "json_object"))
         if status in (400, 422) and about_format and self._settings.reply_format == "auto" and reply_format != "text":
             return _FormatRefusedError()
@@ -210,7 +211,7 @@ class Endpoint:
         return " ".join(text.replace(self._key, "***").split())[:_MESSAGE_LENGTH]
 
 
-def _retry_after(headers: Any) -> float | None:
+def retry_after_seconds(headers: Any) -> float | None:
     """Seconds that the endpoint asks to wait: ``Retry-After`` in seconds or as a date, or ``retry-after-ms``."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name)

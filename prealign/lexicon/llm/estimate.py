@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prealign.config.recipe import Translation
+from prealign.lexicon.llm.batches import Request
 from prealign.lexicon.llm.prompt import Prompt, reply_schema
-from prealign.lexicon.llm.requests import Request
 
 _TRANSLATIONS = 3
 """Assumed per word and language, each as long as the word, until replies show what it is."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from prealign.config.recipe import Translation
 from prealign.errors import UserError
+from prealign.lexicon.llm.batches import Request, lacking, requests_for
 from prealign.lexicon.llm.cache import Cache
 from prealign.lexicon.llm.endpoint import Endpoint, NoReplyError, Reply, StoppedError
 from prealign.lexicon.llm.prompt import Prompt
 from prealign.lexicon.llm.reply import parse_reply, same_word
-from prealign.lexicon.llm.requests import Request, lacking, requests_for
 
 ROUNDS = 5
 """How often a word is asked for: in a full request, then in one of a quarter, a sixteenth, ... of its size."""
@@ -61,6 +61,7 @@ def translate_words(
     running: dict[Future[Reply], Request] = {}
     most_unanswered = max(_LEAST_UNANSWERED, 2 * settings.concurrency)
     done = unanswered = useless = 0
+    last_line = ""
     next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
     def halt(why: str) -> None:
@@ -98,9 +99,11 @@ def translate_words(
             if time.monotonic() >= next_line:
                 next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
                 trouble = f"; last trouble: {endpoint.trouble}" if endpoint.trouble else ""
-                endpoint.trouble = ""
                 sent = f"{endpoint.requests:,} requests, {endpoint.retries:,} of them repeated"
-                say(f"{done:,} of {total:,} translations; {sent}{trouble}")
+                line = f"{done:,} of {total:,} translations; {sent}{trouble}"
+                if line != last_line:
+                    say(line)
+                last_line = line
 
     if stop.is_set():
         outcome.stopped = outcome.stopped or "interrupted"
