@@ -184,7 +184,10 @@ class _Preparation:
         for name, paths in dictionaries.items():
             for path in paths:
                 if not path.is_file():
-                    raise UserError(f"languages.{name}.dictionaries: no such file '{path}'; expected a word list")
+                    raise UserError(
+                        f"languages.{name}.dictionaries: no such file '{path}'; expected a word list "
+                        "(launchers/translate.py writes one to data.dir/translations)"
+                    )
         clones = [name for name in targets if languages[name].clone_of == self.source]
         inputs = {
             "store": store.fingerprint,

@@ -19,7 +19,7 @@ from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.stage import Evaluate, StageContext, run_stage
 
-_MAY_CHANGE = {"run_dir", "checkpoint", "log", "evaluation", "loader_workers", "deepspeed"}
+_MAY_CHANGE = {"run_dir", "checkpoint", "log", "evaluation", "loader_workers", "deepspeed", "translation"}
 """Recipe sections that do not bear on what is learned; a run goes on when they differ from its first start."""
 
 
