@@ -44,7 +44,8 @@ def test_words_are_counted_as_in_the_text(recipe: Recipe) -> None:
     store = TokenStore(recipe.data.dir / "en" / "train")
     text = data.tokenizer.decode(store.tokens).lower()
     folder = recipe.data.dir / "lexicon"
-    counts = dict(line.split("\t") for line in (folder / "words.tsv").read_text().splitlines())
+    rows = (line.split("\t") for line in (recipe.data.dir / "words" / "words.tsv").read_text().splitlines())
+    counts = {word: count for word, count, _ in rows}
     words = "".join(
         character if character.isalpha() else " " for character in text.replace("<|endoftext|>", " ")
     ).split()
@@ -64,10 +65,10 @@ def test_every_word_of_the_text_is_switchable(recipe: Recipe) -> None:
 
 def test_only_what_changed_is_rebuilt(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "data")
-    assert [line.split()[0] for line in prepared(recipe)] == ["built"] * 5
-    assert [line.split()[0] for line in prepared(recipe)] == ["kept"] * 5
+    assert [line.split()[0] for line in prepared(recipe)] == ["built"] * 7
+    assert [line.split()[0] for line in prepared(recipe)] == ["kept"] * 7
     rare = tiny_recipe(tmp_path / "data", lexicon={"min_count": 2})
-    assert [line.split()[0] for line in prepared(rare)] == ["kept"] * 3 + ["built"] * 2
+    assert [line.split()[0] for line in prepared(rare)] == ["kept"] * 4 + ["built"] * 3
     split = tiny_recipe(tmp_path / "data", data={"heldout_fraction": 0.2})
     assert "built" in {line.split()[0] for line in prepared(split)}
     open_data(split).verify()
@@ -116,7 +117,7 @@ def test_given_ranks_and_a_dictionary(tmp_path: Path, recipe: Recipe) -> None:
         "evening": ["Abend"],
         "book": ["Buch"],
     }
-    assert entries[0]["sources"] == ["de:en-de.txt"]
+    assert entries[0]["sources"] == {"de": [{"en-de.txt": 0}]}
     facts = data.artefacts["codeswitch"].facts
     assert 0 < facts["in_table"] < facts["words"] / 50
 
