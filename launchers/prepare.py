@@ -4,7 +4,7 @@
     python launchers/prepare.py --config configs/enclone_demo.yaml data.dir=/scratch/demo
 
 Running it again rebuilds only what changed. At the end it prints how much of the source text the alignment table
-covers; the same, with examples, is in DATA_DIR/lexicon/coverage.json.
+covers; the same, with examples, is in DATA_DIR/coverage/coverage.json.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     recipe = load_recipe(arguments.config, arguments.overrides)
     prepare(recipe, say=lambda line: print(line, flush=True))
     if has_lexicon(recipe):
-        print(*coverage_lines(recipe.data.dir / "lexicon" / "coverage.json"), sep="\n")
+        print(*coverage_lines(recipe.data.dir / "coverage" / "coverage.json"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,8 @@ class Lexicon(Section):
     """At most this many translations per word and language, best first."""
     heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the translated words, drawn by their spelling, that is kept for evaluation: neither they nor their
-    translations are in the table, on either side of a pair."""
+    translations are in the table, on either side of a pair. Words that would take much of the table with them are not
+    drawn (`prealign.lexicon.heldout`)."""
     permute: bool = False
     """Control experiment: give every word the translations of another one, by a seeded permutation."""
 

@@ -68,7 +68,7 @@ class _Preparation:
         tokenizer = self._tokenizer(inputs)
         stores = {name: self._language(name, inputs, tokenizer) for name in self.recipe.languages}
         if has_lexicon(self.recipe):
-            lexicon = prepare_lexicon(self.recipe, stores[self.source], tokenizer, self.hashes, self._ensure)
+            lexicon = prepare_lexicon(self.recipe, stores, tokenizer, self.hashes, self._ensure)
             self._codeswitch(stores[self.source], lexicon)
         self.hashes.save()
 

@@ -1,8 +1,8 @@
 """Source store and dictionaries -> alignment table, in steps that are each an artefact of their own.
 
 ``words``: the source language's words, counted. ``translations``: all dictionaries merged and joined with them.
-``heldout_words``: the part that is kept for evaluation. ``lexicon``: the rest, compiled, with its report
-``coverage.json``. A changed dictionary leaves the stores and ``words`` as they are.
+``heldout_words``: the part that is kept for evaluation. ``lexicon``: the rest, compiled. ``coverage``: a report on it.
+A changed dictionary leaves the stores and ``words`` as they are.
 """
 
 import json
@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from prealign.config import Recipe
 from prealign.config.recipe import Dictionary
@@ -21,11 +23,12 @@ from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
 from prealign.lexicon.cleaning import Cleaner, Dropped
 from prealign.lexicon.compiled import compile_table
-from prealign.lexicon.coverage import add_dropped, dropped_as_dict, measure_coverage
+from prealign.lexicon.coverage import add_dropped, dropped_as_dict, measure_coverage, measure_target_text
 from prealign.lexicon.dictionaries import dictionary_files, read_dictionary
 from prealign.lexicon.heldout import heldout_entries, spellings, training_entries
 from prealign.lexicon.merging import Merger
 from prealign.lexicon.table import Entry, read_table, write_table
+from prealign.text.segmentation import count_segmented, segmenter_version
 from prealign.text.tokenizer import Tokenizer
 
 Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Artefact]
@@ -34,21 +37,29 @@ Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], 
 CLEANING_VERSION = 1
 """Part of what a table is made from: higher when cleaning or merging gives another table of the same files."""
 
+COVERAGE_VERSION = 1
+"""Part of what a report is made from: higher when it says something else of the same table."""
+
 
 def prepare_lexicon(
-    recipe: Recipe, store: Artefact, tokenizer: Tokenizer, hashes: InputHashes, ensure: Ensure
+    recipe: Recipe, stores: dict[str, Artefact], tokenizer: Tokenizer, hashes: InputHashes, ensure: Ensure
 ) -> Artefact:
-    """Make the artefacts of the alignment table; returns the compiled table. Raises `UserError`."""
+    """Make the artefacts of the alignment table; returns the compiled table.
+
+    ``stores``: the token stores by language. Raises `UserError`.
+    """
     source = recipe.languages[recipe.source_language]
     if not source.space_prefix:
         raise UserError(
             f"source_language: found '{recipe.source_language}', which is written without spaces; expected a language "
             "whose words stand between spaces, since the table is made of them; choose another source_language"
         )
-    words = _words(store, tokenizer, ensure)
+    words = _words(stores[recipe.source_language], tokenizer, ensure)
     translations = _translations(recipe, words, hashes, ensure)
-    heldout = _heldout(recipe, translations, ensure) if recipe.lexicon.heldout_fraction > 0 else None
-    return _table(recipe, words, translations, heldout, tokenizer, ensure)
+    heldout = _heldout(recipe, words, translations, ensure) if recipe.lexicon.heldout_fraction > 0 else None
+    lexicon = _table(recipe, words, translations, heldout, tokenizer, ensure)
+    _coverage(recipe, stores, words, translations, lexicon, tokenizer, ensure)
+    return lexicon
 
 
 def _words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) -> Artefact:
@@ -90,6 +101,7 @@ def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: 
         },
         "min_count": recipe.lexicon.min_count,
         "max_words": recipe.lexicon.max_words,
+        "max_translations": recipe.lexicon.max_translations,
         "cleaning": CLEANING_VERSION,
     }
 
@@ -100,7 +112,8 @@ def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: 
         source_codes = source.codes or [recipe.source_language]
         for name, dictionary, codes in dictionaries:
             merger.add(name, read_dictionary(dictionary, source_codes, codes))
-        entries = merger.join(read_counts(words.folder / "words.tsv"), clones, recipe.lexicon.min_count)
+        counts = read_counts(words.folder / "words.tsv")
+        entries = merger.join(counts, clones, recipe.lexicon.min_count, recipe.lexicon.max_translations)
         count = write_table(folder / "translations.jsonl", entries)
         if count == 0:
             raise UserError(
@@ -140,11 +153,12 @@ def _why(dropped: dict[str, Dropped]) -> str:
     return f" ({pairs} pairs left out: {reason})"
 
 
-def _heldout(recipe: Recipe, translations: Artefact, ensure: Ensure) -> Artefact:
+def _heldout(recipe: Recipe, words: Artefact, translations: Artefact, ensure: Ensure) -> Artefact:
     fraction = recipe.lexicon.heldout_fraction
 
     def build(folder: Path) -> dict[str, Any]:
-        entries = heldout_entries(read_table(translations.folder / "translations.jsonl"), fraction)
+        table = translations.folder / "translations.jsonl"
+        entries = heldout_entries(table, fraction, words.facts["occurrences"])
         count = write_table(folder / "heldout.jsonl", entries)
         if count == 0:
             raise UserError(
@@ -153,7 +167,7 @@ def _heldout(recipe: Recipe, translations: Artefact, ensure: Ensure) -> Artefact
             )
         return {"entries": count}
 
-    inputs = {"translations": translations.fingerprint, "fraction": fraction}
+    inputs = {"words": words.fingerprint, "translations": translations.fingerprint, "fraction": fraction}
     return ensure("heldout_words", "held-out words", inputs, build)
 
 
@@ -180,14 +194,13 @@ def _table(
             for name in recipe.targets
             if languages[name].clone_of == recipe.source_language
         },
-        "max_translations": recipe.lexicon.max_translations,
     }
 
     def build(folder: Path) -> dict[str, Any]:
         kept_out = spellings(read_table(heldout.folder / "heldout.jsonl")) if heldout is not None else set()
         dropped = {name: Dropped() for name in recipe.targets}
         entries: Iterable[Entry] = read_table(translations.folder / "translations.jsonl")
-        entries = training_entries(entries, kept_out, recipe.lexicon.max_translations, dropped)
+        entries = training_entries(entries, kept_out, dropped)
         if write_table(folder / "lexicon.jsonl", entries) == 0:
             raise UserError(
                 f"lexicon.heldout_fraction: found {recipe.lexicon.heldout_fraction}, which leaves no word in the "
@@ -202,12 +215,66 @@ def _table(
             inputs["clones"],
             folder,
         )
-        report = measure_coverage(
-            read_counts(words.folder / "words.tsv"), read_table(folder / "lexicon.jsonl"), recipe.targets
-        )
-        merged = json.loads((translations.folder / "report.json").read_text(encoding="utf-8"))
-        add_dropped(report, merged["read"], [merged["dropped"], dropped_as_dict(dropped)])
-        (folder / "coverage.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        report = json.dumps(dropped_as_dict(dropped), indent=1, ensure_ascii=False)
+        (folder / "heldout_pairs.json").write_text(report + "\n", encoding="utf-8")
         return facts | {"languages": names, "source_words": words.facts["words"]}
 
     return ensure("lexicon", "alignment table", inputs, build)
+
+
+def _coverage(
+    recipe: Recipe,
+    stores: dict[str, Artefact],
+    words: Artefact,
+    translations: Artefact,
+    lexicon: Artefact,
+    tokenizer: Tokenizer,
+    ensure: Ensure,
+) -> Artefact:
+    """The report; an artefact of its own, so that it changes nothing that training reads."""
+    written = [name for name in recipe.targets if recipe.languages[name].clone_of is None]
+    segmenters = {name: recipe.languages[name].segmenter for name in written}
+    versions = {name: segmenter_version(used) for name, used in segmenters.items() if used != "none"}
+    inputs = {
+        "words": words.fingerprint,
+        "translations": translations.fingerprint,
+        "lexicon": lexicon.fingerprint,
+        "texts": {name: stores[name].fingerprint for name in written},
+        "segmenters": versions,
+        "version": COVERAGE_VERSION,
+    }
+
+    def build(folder: Path) -> dict[str, Any]:
+        report = measure_coverage(
+            read_counts(words.folder / "words.tsv"), read_table(lexicon.folder / "lexicon.jsonl"), recipe.targets
+        )
+        merged = json.loads((translations.folder / "report.json").read_text(encoding="utf-8"))
+        heldout = json.loads((lexicon.folder / "heldout_pairs.json").read_text(encoding="utf-8"))
+        add_dropped(report, merged["read"], [merged["dropped"], heldout])
+        for name in written:
+            if name in versions and versions[name] is None:
+                report["languages"][name]["target_text"] = {"needs": segmenters[name]}
+                continue
+            table = read_table(lexicon.folder / "lexicon.jsonl")
+            counts = _heldout_text(stores[name], tokenizer, segmenters[name], folder)
+            key = Cleaner(recipe.languages[name], max_words=1).key
+            report["languages"][name]["target_text"] = measure_target_text(counts, table, name, key)
+        (folder / "coverage.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return {}
+
+    return ensure("coverage", "coverage report", inputs, build)
+
+
+def _heldout_text(store: Artefact, tokenizer: Tokenizer, segmenter: str, folder: Path) -> Iterable[tuple[str, int]]:
+    """Words of a language's held-out text with their occurrences."""
+    text = TokenStore(store.folder / "heldout")
+    if segmenter == "none":
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        counts = count_words(text, WordMap(store.folder / "heldout.words"), tokenizer, scratch)
+        found = [(word, count) for word, count, _ in counts]
+        shutil.rmtree(scratch)
+        return found
+    ends = np.cumsum(text.lengths, dtype=np.int64)
+    documents = (tokenizer.decode(text.tokens[end - length : end - 1]) for end, length in zip(ends, text.lengths))
+    return count_segmented(documents).items()

@@ -13,7 +13,8 @@ _MARKUP = regex.compile(
 )
 _UNCLOSED = regex.compile(r"[(\[{<].*$")
 _INVISIBLE = regex.compile(r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\p{Cc}]")
-_AFFIX = regex.compile(r"^(?:\.\.|[-‐–—~])|(?:\.\.|[-‐–—~])$")
+_EXPLANATION = regex.compile(r"\s+[-–—]+(?:\s.*)?$")
+_AFFIX = regex.compile(r"^(?:\.\.+|[-‐–—~])\S|\S(?:\.\.|[-‐–—~])$")
 _EDGES = regex.compile(r"^[^\p{L}\p{M}\p{N}]+|[^\p{L}\p{M}\p{N}]+$")
 _WORD = regex.compile(r"[\p{L}\p{M}\-‐'’·・ \u200c\u200d]+")
 _EXAMPLES = 5
@@ -73,12 +74,13 @@ class Cleaner:
         """(word, "") or ("", reason), a reason of `REASONS`.
 
         Unicode is normalised to NFKC; HTML entities are resolved; text in brackets, tags and ``/.../`` go, invisible
-        characters, the language's optional marks, articles and the like before the word, and signs around it.
+        characters, the language's optional marks, what follows a dash between spaces, articles and the like before the
+        word, and signs around it.
         """
         text = self._normalise(html.unescape(raw) if "&" in raw else raw)
         while (stripped := _MARKUP.sub(" ", text)) != text:
             text = stripped
-        words = _UNCLOSED.sub("", text).split()
+        words = _EXPLANATION.sub("", _UNCLOSED.sub("", text)).split()
         if not words:
             return "", "empty"
         while len(words) > 1 and words[0].lower() in self._leading:

@@ -1,25 +1,39 @@
 """Words kept for evaluation: which ones, and how the table is kept free of them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prealign.lexicon.cleaning import Dropped
-from prealign.lexicon.table import Entry
+from prealign.lexicon.table import Entry, read_table
+
+LARGEST_REACH = 1e-4
+"""A word is not held out when that would take pairs from entries that make up more than this share of all occurrences:
+no common word ("the"), and no word with a translation that common words share ("die", which is "the" and "those")."""
 
 
 def is_heldout(word: str, fraction: float) -> bool:
-    """Whether a source word is held out: by the hash of its spelling, so that no seed, text or dictionary changes it,
-    and a larger fraction holds out the same words and more."""
+    """Whether a source word is drawn: by the hash of its spelling, so that no seed, text or dictionary changes it, and
+    a larger fraction draws the same words and more."""
     digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2.0**64
 
 
-def heldout_entries(entries: Iterable[Entry], fraction: float) -> Iterator[Entry]:
-    """The entries that are kept for evaluation, with their translations by dictionaries."""
-    for entry in entries:
-        if entry.sources and is_heldout(entry.word, fraction):
-            translations = {language: entry.translations[language] for language in entry.sources}
-            yield Entry(entry.word, entry.count, entry.case, translations, entry.sources)
+def heldout_entries(path: Path, fraction: float, occurrences: int) -> Iterator[Entry]:
+    """The entries of a table on disk that are kept for evaluation.
+
+    ``occurrences``: of all words of the text, for `LARGEST_REACH`. The table is read twice.
+    """
+    reach: Counter[str] = Counter()
+    for entry in read_table(path):
+        for spelling in spellings([entry]):
+            reach[spelling] += entry.count
+    limit = LARGEST_REACH * occurrences
+    for entry in read_table(path):
+        drawn = is_heldout(entry.word, fraction)
+        if drawn and max(reach[spelling] for spelling in spellings([entry])) <= limit:
+            yield entry
 
 
 def spellings(entries: Iterable[Entry]) -> set[str]:
@@ -34,22 +48,18 @@ def spellings(entries: Iterable[Entry]) -> set[str]:
     return words
 
 
-def training_entries(
-    entries: Iterable[Entry], heldout: set[str], max_translations: int | None, dropped: dict[str, Dropped]
-) -> Iterator[Entry]:
-    """The entries without any pair of which a word is in ``heldout`` (lower case), cut to the best translations.
+def training_entries(entries: Iterable[Entry], heldout: set[str], dropped: dict[str, Dropped]) -> Iterator[Entry]:
+    """The entries without any pair of which a word is in ``heldout`` (lower case).
 
     What is left out is counted in ``dropped`` by language. Entries that keep no translation are left out.
     """
     for entry in entries:
         kept = Entry(entry.word, entry.count, entry.case)
         for language, translations in entry.translations.items():
-            chosen: list[int] = []
+            chosen = []
             for number, translation in enumerate(translations):
                 if entry.word.lower() in heldout or translation.lower() in heldout:
                     dropped[language].add("held out", entry.word, translation)
-                elif max_translations is not None and len(chosen) == max_translations:
-                    dropped[language].add("beyond the best", entry.word, translation)
                 else:
                     chosen.append(number)
             if chosen:

@@ -62,11 +62,18 @@ class Merger:
             translation.sources[name] = pair.rank
             tally["kept"] += 1
 
-    def join(self, counts: Iterable[tuple[str, int, int]], clones: list[str], min_count: int) -> Iterator[Entry]:
+    def join(
+        self,
+        counts: Iterable[tuple[str, int, int]],
+        clones: list[str],
+        min_count: int,
+        max_translations: int | None = None,
+    ) -> Iterator[Entry]:
         """Entries of the counted words that have a translation, in the order of ``counts``.
 
         ``counts``: (word, occurrences, usual case). ``clones``: languages in which every word is its own clone. A
-        word's translations stand in this order: more dictionaries first, then the better rank, then the first read.
+        word's translations stand in this order: more dictionaries first, then the better rank, then the first read; at
+        most ``max_translations`` of a language stay.
         When the iteration ends, words that no count named are counted as "not in the text".
         """
         met: set[str] = set()
@@ -78,6 +85,9 @@ class Merger:
             for language, known in self._known.get(key, {}).items():
                 met.add(key)
                 ordered = sorted(known.values(), key=lambda item: (-len(item.sources), min(item.sources.values())))
+                for item in ordered[max_translations:] if max_translations is not None else []:
+                    self.dropped[language].add("beyond the best", word, item.spelling)
+                ordered = ordered[:max_translations]
                 entry.translations[language] = [item.spelling for item in ordered]
                 entry.sources[language] = [item.sources for item in ordered]
             if entry.translations:
