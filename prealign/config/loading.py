@@ -170,7 +170,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
 def _section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (dict, typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (dict, list, typing.Annotated, typing.Union, types.UnionType):
         for argument in typing.get_args(annotation):
             if (section := _section_in(argument)) is not None:
                 return section

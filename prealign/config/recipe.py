@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import regex
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from prealign.config.languages import with_facts
 from prealign.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -50,8 +52,31 @@ class Text(Section):
         return self
 
 
+class Dictionary(Section):
+    """A file of translations from the source language; in a list of them a bare path stands for ``{path: ...}``."""
+
+    path: str
+    """dictd and StarDict dictionaries are named by their `.index` and their `.ifo`."""
+    format: Literal[
+        "auto", "muse", "tsv", "dictd", "stardict", "tei", "ding", "cedict", "wiktextract", "json", "jsonl"
+    ] = "auto"
+    """`auto` goes by the file name, then by the first lines. `json` and `jsonl`: word -> translations, or word ->
+    language -> translations."""
+    inverted: bool | None = None
+    """The file goes from the target language to the source; by default Ding and CC-CEDICT files do, others do not."""
+    codes: list[str] = []
+    """What a file of several languages calls this one; `languages.*.codes` by default."""
+    traditional: bool = False
+    """Take the traditional characters of CC-CEDICT in place of the simplified ones."""
+
+
+def _path_is_dictionary(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class Language(Section):
-    """One language of the mixture."""
+    """One language of the mixture. What is known of a language by its name (`prealign.config.languages`) fills the
+    facts from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
 
     tokens: Annotated[int, Field(ge=0)]
     """Training tokens of this language over the whole run, align stage and word batches included."""
@@ -60,10 +85,34 @@ class Language(Section):
     """Make this language a clone: token ids of documents of that language, shifted by the vocabulary size."""
     clone_share: Fraction = 0.01
     """Share of the original's training documents that become clone text (and leave the original's text)."""
+    dictionaries: list[Annotated[Dictionary, BeforeValidator(_path_is_dictionary)]] = []
+    """Translations from the source language, merged; pairs that more of them give come first."""
+    scripts: list[str] = []
+    """Unicode scripts that its words are written in; none: any."""
     space_prefix: bool = True
     """Words are written with a space before them (false for Chinese): how a lone word is tokenised."""
-    dictionaries: list[str] = []
-    """Word lists from the source language: `source<tab or space>translation` lines, best first."""
+    cased: bool = True
+    """Its script has upper and lower case that a word at a sentence start takes."""
+    word_length: tuple[Count, Count] = (1, 40)
+    """Fewest and most characters of a translation."""
+    leading_words: list[str] = []
+    """Words that dictionaries put before an entry and that are no part of it ("to go", "der Hund")."""
+    optional_marks: str = ""
+    """Characters that dictionaries add and running text leaves out: Russian stress, Arabic vowel signs."""
+    segmenter: Literal["none", "jieba"] = "none"
+    """What finds words in text that is written without spaces."""
+    codes: list[str] = []
+    """What dictionaries of several languages call it; its name in the recipe by default."""
+
+    @field_validator("scripts")
+    @classmethod
+    def _scripts_exist(cls, scripts: list[str]) -> list[str]:
+        for script in scripts:
+            try:
+                regex.compile(rf"\p{{Script={script}}}")
+            except regex.error:
+                raise ValueError(f"found '{script}'; expected names of Unicode scripts, as Latin or Cyrillic") from None
+        return scripts
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Language":
@@ -103,6 +152,14 @@ class Lexicon(Section):
     """Words that occur less often in the source training text are left out."""
     top_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Use the most frequent words only (beta of the paper's Table 4), for alignment and code-switching alike."""
+    max_words: Count = 1
+    """Translations of more words than this are left out; the language's `leading_words` do not count."""
+    max_translations: Count | None = None
+    """At most this many translations per word and language, best first."""
+    heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the translated words, drawn by their spelling, that is kept for evaluation: neither they nor their
+    translations are in the table, on either side of a pair. Words that would take much of the table with them are not
+    drawn (`prealign.lexicon.heldout`)."""
     permute: bool = False
     """Control experiment: give every word the translations of another one, by a seeded permutation."""
 
@@ -111,7 +168,7 @@ class Translation(Section):
     """Translation of the source words by an LLM behind any OpenAI-compatible endpoint (`launchers/translate.py`).
 
     The endpoint's key comes from the environment alone. The result is one word list a language,
-    ``<data.dir>/translations/llm-<language>.tsv``, to be listed under `languages.*.dictionaries`::
+    ``<data.dir>/llm/llm-<language>.tsv``, to be listed under `languages.*.dictionaries`::
 
         translation: {model: gpt-4o, input_price: 2.5, output_price: 10, language_names: {zh: Simplified Chinese}}
         translation: {model: Qwen3-32B, base_url: "http://127.0.0.1:8000/v1", concurrency: 64}
@@ -347,6 +404,13 @@ class Recipe(Section):
     """Data loading processes per rank; 0 loads in the training process."""
     deepspeed: dict[str, Any] = {}
     """Merged verbatim over the generated DeepSpeed configuration."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_languages(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("languages"), dict):
+            return values | {"languages": with_facts(values["languages"])}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

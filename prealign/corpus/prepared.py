@@ -113,6 +113,8 @@ def open_data(recipe: Recipe) -> PreparedData:
         artefacts[name] = _open_store(recipe, name, artefacts["tokenizer"].facts)
     if has_lexicon(recipe):
         artefacts["lexicon"] = open_artefact(folder / "lexicon", "alignment table")
+        if recipe.lexicon.heldout_fraction > 0:
+            artefacts["heldout_words"] = open_artefact(folder / "heldout_words", "held-out words")
         artefacts["codeswitch"] = open_artefact(folder / "codeswitch", "code-switch map")
         wanted = [recipe.source_language, *recipe.targets]
         _expect(artefacts["lexicon"], "languages", artefacts["lexicon"].facts["languages"], wanted)

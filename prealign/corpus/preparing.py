@@ -1,7 +1,8 @@
 """Text -> everything training reads: tokenizer, stores, word counts, alignment table, code-switch map.
 
-Folders under ``data.dir``: ``tokenizer``, one per language, ``lexicon``, ``codeswitch``. Each is an artefact
-(`prealign.corpus.artefact`): running this again rebuilds only what its inputs changed.
+Folders under ``data.dir``: ``tokenizer``, one per language, those of the alignment table
+(`prealign.corpus.preparing_lexicon`), ``codeswitch``. Each is an artefact (`prealign.corpus.artefact`): running this
+again rebuilds only what its inputs changed.
 """
 
 import fcntl
@@ -15,12 +16,11 @@ from prealign.config import Recipe
 from prealign.corpus.artefact import Artefact, InputHashes, ensure
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
-from prealign.corpus.counting import count_words
+from prealign.corpus.preparing_lexicon import prepare_lexicon
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
-from prealign.lexicon.compiled import CompiledLexicon, compile_table
-from prealign.lexicon.table import build_table, read_table, write_table
+from prealign.lexicon.compiled import CompiledLexicon
 from prealign.text.reading import ReadCounts, read_documents, text_files
 from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks, train_tokenizer
 
@@ -68,7 +68,7 @@ class _Preparation:
         tokenizer = self._tokenizer(inputs)
         stores = {name: self._language(name, inputs, tokenizer) for name in self.recipe.languages}
         if has_lexicon(self.recipe):
-            lexicon = self._lexicon(stores[self.source], tokenizer)
+            lexicon = prepare_lexicon(self.recipe, stores, tokenizer, self.hashes, self._ensure)
             self._codeswitch(stores[self.source], lexicon)
         self.hashes.save()
 
@@ -176,47 +176,6 @@ class _Preparation:
             }
 
         return self._ensure(name, "token store", inputs, build)
-
-    def _lexicon(self, store: Artefact, tokenizer: Tokenizer) -> Artefact:
-        targets = self.recipe.targets
-        languages = self.recipe.languages
-        dictionaries = {name: [Path(path) for path in languages[name].dictionaries] for name in targets}
-        for name, paths in dictionaries.items():
-            for path in paths:
-                if not path.is_file():
-                    raise UserError(
-                        f"languages.{name}.dictionaries: no such file '{path}'; expected a word list "
-                        "(launchers/translate.py writes one to data.dir/translations)"
-                    )
-        clones = [name for name in targets if languages[name].clone_of == self.source]
-        inputs = {
-            "store": store.fingerprint,
-            "tokenizer": tokenizer.fingerprint,
-            "languages": [self.source, *targets],
-            "space_prefix": {name: languages[name].space_prefix for name in [self.source, *targets]},
-            "clones": {name: self.recipe.token_offset(name) for name in clones},
-            "dictionaries": {name: self.hashes.of(paths) for name, paths in dictionaries.items()},
-            "min_count": self.recipe.lexicon.min_count,
-        }
-
-        def build(folder: Path) -> dict[str, Any]:
-            counts = count_words(TokenStore(store.folder / "train"), WordMap(store.folder / "train.words"), tokenizer)
-            (folder / "words.tsv").write_text(
-                "".join(f"{word}\t{count}\n" for word, count, _ in counts), encoding="utf-8"
-            )
-            entries = build_table(counts, dictionaries, clones, self.recipe.lexicon.min_count)
-            if write_table(folder / "lexicon.jsonl", entries) == 0:
-                raise UserError(
-                    f"languages: none of the {len(counts)} words of '{self.source}' has a translation; "
-                    "expected dictionaries (languages.*.dictionaries) or a clone language that know words of the text"
-                )
-            entries = read_table(folder / "lexicon.jsonl")
-            facts = compile_table(
-                entries, tokenizer, inputs["languages"], inputs["space_prefix"], inputs["clones"], folder
-            )
-            return facts | {"languages": inputs["languages"], "source_words": len(counts)}
-
-        return self._ensure("lexicon", "alignment table", inputs, build)
 
     def _codeswitch(self, store: Artefact, lexicon: Artefact) -> None:
         inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint}

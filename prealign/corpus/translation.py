@@ -1,25 +1,22 @@
 """Source words -> word lists by an LLM, beside the prepared text.
 
-Under ``data.dir/translations``: ``llm-<language>.tsv`` (``source<tab>translation``, most frequent word first, best
+Under ``data.dir/llm``: ``llm-<language>.tsv`` (``source<tab>translation``, most frequent word first, best
 translation first: a word list as `languages.*.dictionaries` takes it), ``failed.tsv`` (``word<tab>language<tab>reason``
-for every word of the last run without a translation), ``cache.jsonl`` (every reply, `prealign.lexicon.llm.cache`) and
-``words`` (the counted source words).
+for every word of the last run without a translation) and ``cache.jsonl`` (every reply,
+`prealign.lexicon.llm.cache`).
 """
 
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tiktoken
 
 from prealign.config import Recipe
 from prealign.config.recipe import Translation
-from prealign.corpus.artefact import ensure, open_artefact, write_atomically
-from prealign.corpus.counting import count_words
-from prealign.corpus.store import TokenStore
-from prealign.corpus.wordmap import WordMap
+from prealign.corpus.artefact import open_artefact, write_atomically
+from prealign.corpus.counting import CountedWord, read_counts
 from prealign.errors import UserError
 from prealign.lexicon.llm.batches import lacking, requests_for
 from prealign.lexicon.llm.cache import Cache
@@ -50,7 +47,7 @@ class WordTranslation:
         self.recipe = recipe
         self.settings: Translation = recipe.translation
         self.languages = _chosen(recipe, languages)
-        self.folder = recipe.data.dir / "translations"
+        self.folder = recipe.data.dir / "llm"
         self.prompt = Prompt.of(recipe)
         self.say = say
         self.all_words = self._source_words()
@@ -118,30 +115,9 @@ class WordTranslation:
             self.say(f"{len(outcome.failed):,} translations have no answer{why}; the same command asks for them again")
         return not outcome.failed
 
-    def _source_words(self) -> list[tuple[str, int, int]]:
-        """(word, occurrences, usual case), most frequent first; counted once per store."""
-        data = self.recipe.data.dir
-        store = open_artefact(data / self.recipe.source_language, "token store")
-        tokenizer = open_artefact(data / "tokenizer", "tokenizer")
-        inputs = {"store": store.fingerprint, "tokenizer": tokenizer.fingerprint}
-
-        def build(folder: Path) -> dict[str, Any]:
-            words = WordMap(store.folder / "train.words")
-            counts = count_words(TokenStore(store.folder / "train"), words, Tokenizer.load(tokenizer.folder))
-            lines = (f"{word}\t{count}\t{case}\n" for word, count, case in counts)
-            (folder / "words.tsv").write_text("".join(lines), encoding="utf-8")
-            return {"words": len(counts)}
-
-        try:
-            artefact, _ = ensure(self.folder / "words", "word counts", inputs, build)
-        except OSError as error:
-            raise self._unwritable(error) from None
-        words = []
-        with (artefact.folder / "words.tsv").open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                word, count, case = line.rstrip("\n").split("\t")
-                words.append((word, int(count), int(case)))
-        return words
+    def _source_words(self) -> list[CountedWord]:
+        words = open_artefact(self.recipe.data.dir / "words", "word counts")
+        return list(read_counts(words.folder / "words.tsv"))
 
     def _cache(self, read_only: bool = False) -> Cache:
         identities = {language: self.prompt.identity(language) for language in self.languages}

@@ -27,10 +27,12 @@ _ARRAYS = (
 )
 
 
-def written_forms(word: str, space_prefix: bool) -> list[str]:
-    """The six forms of a word; in a language that is written without spaces the forms with a space have none either."""
+def written_forms(word: str, space_prefix: bool, cased: bool = True) -> list[str]:
+    """The six forms of a word; in a language that is written without spaces the forms with a space have none either,
+    and without cases all are as the word stands."""
     space = " " if space_prefix else ""
-    return [prefix + form for form in (word, word[:1].upper() + word[1:], word.upper()) for prefix in ("", space)]
+    cases = (word, word[:1].upper() + word[1:], word.upper()) if cased else (word, word, word)
+    return [prefix + form for form in cases for prefix in ("", space)]
 
 
 def compile_table(
@@ -38,6 +40,7 @@ def compile_table(
     tokenizer: Tokenizer,
     languages: list[str],
     space_prefix: dict[str, bool],
+    cased: dict[str, bool],
     clone_offsets: dict[str, int],
     folder: Path,
 ) -> dict[str, int]:
@@ -71,7 +74,8 @@ def compile_table(
     for (language, word), _ in surfaces.items():
         name = languages[language]
         shift = clone_offsets.get(name, 0)
-        tokens += [tokenizer.encode(form).astype(np.int64) + shift for form in written_forms(word, space_prefix[name])]
+        forms = written_forms(word, space_prefix[name], cased[name])
+        tokens += [tokenizer.encode(form).astype(np.int64) + shift for form in forms]
     form_offsets = np.concatenate(([0], np.cumsum([len(form) for form in tokens], dtype=np.int64)))
     spaced = np.array([space_prefix[name] for name in languages], dtype=np.int64)[surface_language]
     arrays = {

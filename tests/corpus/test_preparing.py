@@ -44,7 +44,8 @@ def test_words_are_counted_as_in_the_text(recipe: Recipe) -> None:
     store = TokenStore(recipe.data.dir / "en" / "train")
     text = data.tokenizer.decode(store.tokens).lower()
     folder = recipe.data.dir / "lexicon"
-    counts = dict(line.split("\t") for line in (folder / "words.tsv").read_text().splitlines())
+    rows = (line.split("\t") for line in (recipe.data.dir / "words" / "words.tsv").read_text().splitlines())
+    counts = {word: count for word, count, _ in rows}
     words = "".join(
         character if character.isalpha() else " " for character in text.replace("<|endoftext|>", " ")
     ).split()
@@ -64,14 +65,85 @@ def test_every_word_of_the_text_is_switchable(recipe: Recipe) -> None:
 
 def test_only_what_changed_is_rebuilt(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "data")
-    assert [line.split()[0] for line in prepared(recipe)] == ["built"] * 5
-    assert [line.split()[0] for line in prepared(recipe)] == ["kept"] * 5
+    assert [line.split()[0] for line in prepared(recipe)] == ["built"] * 8
+    assert [line.split()[0] for line in prepared(recipe)] == ["kept"] * 8
     rare = tiny_recipe(tmp_path / "data", lexicon={"min_count": 2})
-    assert [line.split()[0] for line in prepared(rare)] == ["kept"] * 3 + ["built"] * 2
+    assert [line.split()[0] for line in prepared(rare)] == ["kept"] * 4 + ["built"] * 4
     split = tiny_recipe(tmp_path / "data", data={"heldout_fraction": 0.2})
     assert "built" in {line.split()[0] for line in prepared(split)}
     open_data(split).verify()
     assert not [path for path in (tmp_path / "data").iterdir() if "partial" in path.name or "old" in path.name]
+
+
+def with_dictionary(tmp_path: Path, recipe: Recipe, content: str, **lexicon: object) -> Recipe:
+    """English and German, with ranks of the tiny recipe."""
+    (tmp_path / "de.txt").write_text("Das Klavier klingt gut.\n\nDie Frau liest ein Buch.\n\nEin Abend im Garten.\n")
+    (tmp_path / "en-de.txt").write_text(content)
+    german = {
+        "tokens": 10_240,
+        "text": {"files": [str(tmp_path / "de.txt")]},
+        "dictionaries": [str(tmp_path / "en-de.txt")],
+    }
+    return tiny_recipe(
+        tmp_path / "data",
+        languages={"en": recipe.languages["en"].model_dump(), "de": german},
+        data={
+            "tokenizer": {"ranks": str(recipe.data.dir / "tokenizer" / "ranks.tiktoken"), "vocab_size": 600},
+            "heldout_fraction": 0.4,
+        },
+        model={"context": 8},
+        lexicon=lexicon,
+    )
+
+
+def states(recipe: Recipe) -> dict[str, str]:
+    """Folder name -> built or kept."""
+    return {Path(line.split()[1]).name: line.split()[0] for line in prepared(recipe)}
+
+
+def test_a_changed_dictionary_leaves_stores_and_counts(tmp_path: Path, recipe: Recipe) -> None:
+    prepared(with_dictionary(tmp_path, recipe, "woman Frau\n"))
+    changed = states(with_dictionary(tmp_path, recipe, "woman Frau\nevening Abend\n"))
+    built = {name for name, state in changed.items() if state == "built"}
+    assert built == {"translations", "lexicon", "coverage", "codeswitch"}
+    same_table = states(with_dictionary(tmp_path, recipe, "woman Frau\nevening Abend\nnowherefound nichts\n"))
+    assert {name for name, state in same_table.items() if state == "built"} == {"translations", "lexicon", "coverage"}
+
+
+def test_no_heldout_word_is_in_what_training_reads(tmp_path: Path, recipe: Recipe) -> None:
+    """Neither side of any pair of the compiled table is spelled as a word of the held-out list, in any case."""
+    data = open_data(recipe)
+    words = [line.split("\t")[0] for line in (recipe.data.dir / "words" / "words.tsv").read_text().splitlines()]
+    # every word has a translation of its own, and shares one with its neighbour
+    content = "".join(f"{word} T{word}\n{word} Shared{number // 2}x\n" for number, word in enumerate(words[:3000]))
+    content = "".join(filter(lambda line: not any(c.isdigit() for c in line), content.splitlines(keepends=True)))
+    content += "".join(f"{word} {words[number + 1].upper()}\n" for number, word in enumerate(words[:3000:2]))
+    changed = with_dictionary(tmp_path, recipe, content, heldout_fraction=0.3)
+    prepared(changed)
+    heldout = [json.loads(line) for line in (changed.data.dir / "heldout_words" / "heldout.jsonl").open()]
+    assert len(heldout) > 50
+    forbidden = {entry["word"].lower() for entry in heldout}
+    forbidden |= {word.lower() for entry in heldout for words_ in entry["translations"].values() for word in words_}
+    lexicon = open_data(changed).lexicon
+    assert lexicon is not None
+    assert len(lexicon) > 500
+    used = set()
+    for surface in range(len(lexicon.surface_language)):
+        first, last = lexicon.form_offsets[6 * surface], lexicon.form_offsets[6 * surface + 1]
+        used.add(data.tokenizer.decode(lexicon.form_tokens[first:last]).strip().lower())
+    assert used.isdisjoint(forbidden)
+    everything = {line.split()[0] for line in content.splitlines()}
+    assert {entry["word"] for entry in heldout} <= everything
+    report = json.loads((changed.data.dir / "coverage" / "coverage.json").read_text())
+    assert report["languages"]["de"]["dropped"]["held out"]["pairs"] > len(heldout)
+
+
+def test_source_without_spaces_is_refused(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "data")
+    english = {**recipe.languages["en"].model_dump(), "space_prefix": False}
+    languages = {"en": english, "clone": recipe.languages["clone"].model_dump()}
+    with pytest.raises(UserError, match="source_language: found 'en', which is written without spaces"):
+        prepared(tiny_recipe(tmp_path / "data", languages=languages))
 
 
 def test_preparing_twice_gives_the_same_bytes(tmp_path: Path, recipe: Recipe) -> None:
@@ -92,22 +164,7 @@ def test_repeated_documents_are_dropped(tmp_path: Path) -> None:
 
 def test_given_ranks_and_a_dictionary(tmp_path: Path, recipe: Recipe) -> None:
     """A user's own ranks, text in two languages, and a word list."""
-    (tmp_path / "de.txt").write_text("Das Klavier klingt gut.\n\nDie Frau liest ein Buch.\n\nEin Abend im Garten.\n")
-    (tmp_path / "en-de.txt").write_text("piano Klavier\nwoman Frau\nevening Abend\nbook\tBuch\n")
-    german = {
-        "tokens": 10_240,
-        "text": {"files": [str(tmp_path / "de.txt")]},
-        "dictionaries": [str(tmp_path / "en-de.txt")],
-    }
-    changed = tiny_recipe(
-        tmp_path / "data",
-        languages={"en": recipe.languages["en"].model_dump(), "de": german},
-        data={
-            "tokenizer": {"ranks": str(recipe.data.dir / "tokenizer" / "ranks.tiktoken"), "vocab_size": 600},
-            "heldout_fraction": 0.4,
-        },
-        model={"context": 8},
-    )
+    changed = with_dictionary(tmp_path, recipe, "woman Frau\nevening Abend\nevening Abend\nbook\tBuch\n")
     prepared(changed)
     data = open_data(changed)
     entries = [json.loads(line) for line in (tmp_path / "data" / "lexicon" / "lexicon.jsonl").open()]
@@ -116,7 +173,7 @@ def test_given_ranks_and_a_dictionary(tmp_path: Path, recipe: Recipe) -> None:
         "evening": ["Abend"],
         "book": ["Buch"],
     }
-    assert entries[0]["sources"] == ["de:en-de.txt"]
+    assert entries[0]["sources"] == {"de": [{"en-de.txt": 0}]}
     facts = data.artefacts["codeswitch"].facts
     assert 0 < facts["in_table"] < facts["words"] / 50
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from prealign.errors import UserError
 from prealign.lexicon.compiled import FORMS, CompiledLexicon, compile_table, written_forms
-from prealign.lexicon.table import Entry, build_table, read_dictionary, read_table, write_table
+from prealign.lexicon.table import Entry, read_table, write_table
 from prealign.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)})
@@ -17,11 +16,12 @@ ENTRIES = [
 ]
 LANGUAGES = ["en", "clone", "de", "zh"]
 SPACES = {"en": True, "clone": True, "de": True, "zh": False}
+CASES = {"en": True, "clone": True, "de": True, "zh": False}
 
 
 @pytest.fixture
 def lexicon(tmp_path: Path) -> CompiledLexicon:
-    compile_table(ENTRIES, TOKENIZER, LANGUAGES, SPACES, {"clone": 1000}, tmp_path)
+    compile_table(ENTRIES, TOKENIZER, LANGUAGES, SPACES, CASES, {"clone": 1000}, tmp_path)
     return CompiledLexicon.load(tmp_path, LANGUAGES)
 
 
@@ -40,6 +40,7 @@ def test_forms() -> None:
     assert written_forms("piano", True) == ["piano", " piano", "Piano", " Piano", "PIANO", " PIANO"]
     assert written_forms("这", False) == ["这"] * 6
     assert written_forms("éa", True)[2] == "Éa"
+    assert written_forms("კატა", True, cased=False)[4:] == ["კატა", " კატა"]
 
 
 def test_tokens_of_every_form(lexicon: CompiledLexicon) -> None:
@@ -85,35 +86,10 @@ def test_permutation_moves_whole_rows(lexicon: CompiledLexicon) -> None:
 
 
 def test_no_entries(tmp_path: Path) -> None:
-    compile_table([], TOKENIZER, LANGUAGES, SPACES, {}, tmp_path)
+    compile_table([], TOKENIZER, LANGUAGES, SPACES, CASES, {}, tmp_path)
     assert len(CompiledLexicon.load(tmp_path, LANGUAGES)) == 0
 
 
 def test_table_round_trip(tmp_path: Path) -> None:
     assert write_table(tmp_path / "t.jsonl", ENTRIES) == 3
     assert list(read_table(tmp_path / "t.jsonl")) == ENTRIES
-
-
-def test_dictionaries_are_joined_with_the_counted_words(tmp_path: Path) -> None:
-    muse, tsv = tmp_path / "muse.txt", tmp_path / "more.tsv"
-    muse.write_text("piano Klavier\nPiano Flügel\nabsent fehlt\n\n# comment\n")
-    tsv.write_text("piano\tKlavier\tignored column\ngrand piano\tFlügel\nlight\thell sein\n")
-    counts = [("light", 9, 0), ("piano", 5, 1), ("rare", 1, 0), ("untranslated", 7, 0)]
-    table = list(build_table(counts, {"de": [muse, tsv]}, [], min_count=2))
-    assert [entry.word for entry in table] == ["light", "piano"]
-    assert table[0].translations == {"de": ["hell sein"]}
-    assert table[1].translations == {"de": ["Klavier", "Flügel"]}
-    assert table[1].sources == ["de:muse.txt"]
-    assert (table[1].count, table[1].case) == (5, 1)
-    with_clone = list(build_table(counts, {"de": [muse]}, ["clone"], min_count=1))
-    assert [entry.translations["clone"] for entry in with_clone] == [["light"], ["piano"], ["rare"], ["untranslated"]]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"one\n", "line 1"), (b"a b\n\xff c\n", "UTF-8"), (b"a\t\n", "line 1")]
-)
-def test_bad_dictionaries(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "d.txt"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        list(read_dictionary(path))

@@ -104,10 +104,10 @@ def test_translations_become_the_alignment_table(tmp_path: Path) -> None:
     catherine = next(entry for entry in entries if entry.word == "catherine")
     assert catherine.translations["de"] == translations("Catherine", "de"), "asked for as the text writes it"
     assert min(entry.count for entry in entries) == MIN_COUNT
-    assert lexicon.facts["entries"] == len(pairs(tmp_path / "data/translations/words/words.tsv")) - sum(
-        int(count) < MIN_COUNT for _, count, _ in pairs(tmp_path / "data/translations/words/words.tsv")
+    assert lexicon.facts["entries"] == len(pairs(tmp_path / "data/words/words.tsv")) - sum(
+        int(count) < MIN_COUNT for _, count, _ in pairs(tmp_path / "data/words/words.tsv")
     )
-    assert (tmp_path / "data/translations/failed.tsv").read_text() == ""
+    assert (tmp_path / "data/llm/failed.tsv").read_text() == ""
     assert KEY not in out
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
@@ -121,10 +121,10 @@ def test_words_without_a_translation_are_listed(folder: Path) -> None:
         code, out, _ = command([*arguments, "--limit", "3"])
     assert code == 3
     assert "2 translations have no answer; the same command asks for them again" in out
-    words = [word for word, _, _ in pairs(folder / "data/translations/words/words.tsv")[:3]]
+    words = [word for word, _, _ in pairs(folder / "data/words/words.tsv")[:3]]
     assert words[0] == "the"
-    assert pairs(folder / "data/translations/llm-de.tsv") == [(word, "Wort") for word in words[1:]]
-    assert set(pairs(folder / "data/translations/failed.tsv")) == {
+    assert pairs(folder / "data/llm/llm-de.tsv") == [(word, "Wort") for word in words[1:]]
+    assert set(pairs(folder / "data/llm/failed.tsv")) == {
         ("the", "de", "the reply holds no translations"),  # asked for alone in the end
         ("the", "zh", "the reply holds no translations"),
         (words[1], "zh", "the model knows no translation"),
@@ -169,16 +169,14 @@ def test_killed_at_any_moment_no_recorded_word_is_paid_for_twice(folder: Path) -
     assert len(paid) == len(set(paid))
     wanted = {
         (word, code)
-        for word, count, _ in pairs(folder / "data/translations/words/words.tsv")
+        for word, count, _ in pairs(folder / "data/words/words.tsv")
         if int(count) >= MIN_COUNT
         for code in LANGUAGES
     }
     assert set(paid) == wanted
     answered = server.answered()
     assert len(answered) - len(set(answered)) <= kills * 4 * 5 * len(LANGUAGES), "only what was under way is lost"
-    assert {
-        (word, code) for code in LANGUAGES for word, _ in pairs(folder / f"data/translations/llm-{code}.tsv")
-    } == wanted
+    assert {(word, code) for code in LANGUAGES for word, _ in pairs(folder / f"data/llm/llm-{code}.tsv")} == wanted
 
 
 def recorded(cache: Path) -> set[tuple[str, str]]:
@@ -200,8 +198,8 @@ def test_ctrl_c_records_what_is_under_way_and_goes_on(folder: Path) -> None:
         assert process.returncode == 130, err
         assert "interrupted" in out
         assert "Traceback" not in err
-        assert recorded(folder / "data/translations/cache.jsonl") == set(server.answered())
-        failed = pairs(folder / "data/translations/failed.tsv")
+        assert recorded(folder / "data/llm/cache.jsonl") == set(server.answered())
+        failed = pairs(folder / "data/llm/failed.tsv")
         assert {reason for _, _, reason in failed} == {"not asked for: interrupted"}
         server.delay = 0.0
         assert command(arguments)[0] == 0

@@ -1,0 +1,62 @@
+"""What is known about languages before a recipe says anything: defaults of the facts under ``languages.*``.
+
+A language that is not listed takes the defaults of `prealign.config.recipe.Language`; a recipe sets what differs.
+"""
+
+from typing import Any
+
+LANGUAGE_FACTS: dict[str, dict[str, Any]] = {
+    "en": {"scripts": ["Latin"], "leading_words": ["to", "a", "an", "the"], "codes": ["en", "eng"]},
+    "de": {
+        "scripts": ["Latin"],
+        "leading_words": ["der", "die", "das", "ein", "eine", "sich"],
+        "codes": ["de", "deu", "ger"],
+    },
+    "zh": {
+        "scripts": ["Han"],
+        "cased": False,
+        "space_prefix": False,
+        "word_length": [1, 8],
+        "segmenter": "jieba",
+        "codes": ["zh", "cmn", "zho", "chi"],
+    },
+    "ru": {
+        "scripts": ["Cyrillic"],
+        "optional_marks": "\u0300\u0301",  # stress
+        "codes": ["ru", "rus"],
+    },
+    "ar": {
+        "scripts": ["Arabic"],
+        "cased": False,
+        # tatweel, vowel signs and the superscript alef: ordinary text leaves them out
+        "optional_marks": "\u0640\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0670",
+        "codes": ["ar", "ara", "arb"],
+    },
+}
+"""Facts by the recipe's name of a language; ``zh-Hans`` or ``en_small`` take those of ``zh`` and ``en``."""
+
+
+def language_facts(name: str) -> dict[str, Any]:
+    """Defaults for a language; empty when nothing is known about it."""
+    known = LANGUAGE_FACTS.get(name) or LANGUAGE_FACTS.get(name.replace("_", "-").partition("-")[0], {})
+    return dict(known)
+
+
+def with_facts(languages: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's ``languages`` with facts filled in where it is silent; a clone takes those of its original."""
+    filled = {name: value | {} if isinstance(value, dict) else value for name, value in languages.items()}
+    for name, value in filled.items():
+        if isinstance(value, dict) and not value.get("clone_of"):
+            for key, fact in language_facts(name).items():
+                value.setdefault(key, fact)
+    for value in filled.values():
+        original = filled.get(value.get("clone_of") or "") if isinstance(value, dict) else None
+        if isinstance(original, dict):
+            for key in _FACTS & original.keys():
+                value.setdefault(key, original[key])
+    return filled
+
+
+_FACTS = frozenset(
+    {"scripts", "cased", "space_prefix", "word_length", "leading_words", "optional_marks", "segmenter", "codes"}
+)

@@ -1,0 +1,41 @@
+"""wiktextract's JSON lines (kaikki.org): entries of the source language with their tables of translations."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prealign.errors import UserError
+from prealign.lexicon.dictionaries.opening import open_bytes
+
+
+def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> Iterator[tuple[str, str, str, int]]:
+    """(language code, word, translation, rank) for translations into the languages ``codes``.
+
+    Lines without translations are not parsed; one line is in memory at a time. The rank counts a language's
+    translations within an entry. Raises `UserError` for a line that is not JSON.
+    """
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if b'"translations"' not in line:
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error}); expected one entry a line") from None
+            if not isinstance(entry, dict) or entry.get("lang_code") not in source_codes:
+                continue
+            word = entry.get("word")
+            seen: dict[str, int] = {}
+            for translation in _translations(entry):
+                code = translation.get("lang_code") or translation.get("code")
+                if code in codes and word and translation.get("word"):
+                    rank = seen.get(code, 0)
+                    seen[code] = rank + 1
+                    yield code, word, translation["word"], rank
+
+
+def _translations(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Those of the entry, then those of its senses."""
+    for holder in [entry, *(entry.get("senses") or [])]:
+        yield from holder.get("translations") or []

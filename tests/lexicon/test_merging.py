@@ -1,0 +1,68 @@
+"""Several dictionaries become one table that says where each pair comes from."""
+
+from prealign.config.languages import language_facts
+from prealign.config.recipe import Language
+from prealign.lexicon.cleaning import Cleaner
+from prealign.lexicon.dictionaries import Pair
+from prealign.lexicon.merging import Merger
+
+
+def merger(*targets: str) -> Merger:
+    cleaners = {
+        name: Cleaner(Language(tokens=1, clone_of="x", **language_facts(name)), max_words=1)
+        for name in ("en", *targets)
+    }
+    return Merger(cleaners["en"], {name: cleaners[name] for name in targets})
+
+
+COUNTS = [("light", 9, 0), ("piano", 5, 1), ("rare", 1, 0), ("untranslated", 7, 0)]
+
+
+def test_agreement_then_rank_then_order() -> None:
+    tables = merger("de")
+    tables.add("one", [Pair("de", "piano", "Piano", 0), Pair("de", "to piano", "Flügel", 1)])
+    tables.add("two", [Pair("de", "Piano", "klavier", 0), Pair("de", "piano", "Flügel", 3)])
+    tables.add("three", [Pair("de", "piano", "Klavier", 4), Pair("de", "piano", "Flügel", 2)])
+    (entry,) = tables.join(COUNTS, [], min_count=1)
+    assert (entry.word, entry.count, entry.case) == ("piano", 5, 1)
+    assert entry.translations == {"de": ["Flügel", "klavier", "Piano"]}
+    assert entry.sources == {"de": [{"one": 1, "two": 3, "three": 2}, {"two": 0, "three": 4}, {"one": 0}]}
+
+
+def test_everything_read_is_kept_or_dropped_for_a_reason() -> None:
+    tables = merger("de", "zh")
+    pairs = [
+        Pair("de", "light", "Licht", 0),
+        Pair("de", "Light", "LICHT", 2),
+        Pair("de", "light", "hell sein", 1),
+        Pair("de", "absent", "fehlt", 0),
+        Pair("de", "two words", "zwei", 0),
+        Pair("de", "don't", "nicht", 0),
+        Pair("zh", "light", "光", 0),
+        Pair("zh", "light", "light", 1),
+    ]
+    tables.add("d", pairs)
+    (entry,) = tables.join(COUNTS, [], min_count=1, max_translations=1)
+    assert entry.translations == {"de": ["Licht"], "zh": ["光"]}
+    german = {reason: what["pairs"] for reason, what in tables.dropped["de"].as_dict().items()}
+    assert german == {"source is not a word": 2, "not in the text": 1, "several words": 1, "repeated": 1}
+    assert tables.dropped["zh"].as_dict() == {"script": {"pairs": 1, "examples": ["light = light"]}}
+    assert tables.read == {"de": {"d": {"read": 6, "kept": 2}}, "zh": {"d": {"read": 2, "kept": 1}}}
+
+
+def test_clones_and_rare_words() -> None:
+    tables = merger("de")
+    tables.add("d", [Pair("de", "rare", "selten", 0), Pair("de", "light", "Licht", 0)])
+    entries = list(tables.join(COUNTS, ["clone"], min_count=2))
+    assert [entry.word for entry in entries] == ["light", "piano", "untranslated"]
+    assert entries[0].translations == {"clone": ["light"], "de": ["Licht"]}
+    assert entries[1].translations == {"clone": ["piano"]}
+    assert "clone" not in entries[0].sources
+
+
+def test_best_translations_only() -> None:
+    tables = merger("de")
+    tables.add("d", [Pair("de", "light", word, rank) for rank, word in enumerate(["Licht", "hell", "leicht"])])
+    (entry,) = tables.join(COUNTS, [], min_count=1, max_translations=2)
+    assert entry.translations == {"de": ["Licht", "hell"]}
+    assert tables.dropped["de"].counts == {"beyond the best": 1}
