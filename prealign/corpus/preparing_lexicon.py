@@ -54,7 +54,7 @@ def prepare_lexicon(
             f"source_language: found '{recipe.source_language}', which is written without spaces; expected a language "
             "whose words stand between spaces, since the table is made of them; choose another source_language"
         )
-    words = _words(stores[recipe.source_language], tokenizer, ensure)
+    words = count_source_words(stores[recipe.source_language], tokenizer, ensure)
     translations = _translations(recipe, words, hashes, ensure)
     heldout = _heldout(recipe, words, translations, ensure) if recipe.lexicon.heldout_fraction > 0 else None
     lexicon = _table(recipe, words, translations, heldout, tokenizer, ensure)
@@ -62,7 +62,9 @@ def prepare_lexicon(
     return lexicon
 
 
-def _words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) -> Artefact:
+def count_source_words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) -> Artefact:
+    """The artefact ``words``: ``words.tsv`` as `prealign.corpus.counting.write_counts` writes it."""
+
     def build(folder: Path) -> dict[str, Any]:
         scratch = folder / "scratch"
         scratch.mkdir()

@@ -10,13 +10,15 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tiktoken
 
 from prealign.config import Recipe
 from prealign.config.recipe import Translation
-from prealign.corpus.artefact import open_artefact, write_atomically
+from prealign.corpus.artefact import Artefact, ensure, open_artefact, write_atomically
 from prealign.corpus.counting import CountedWord, read_counts
+from prealign.corpus.preparing_lexicon import count_source_words
 from prealign.errors import UserError
 from prealign.lexicon.llm.batches import lacking, requests_for
 from prealign.lexicon.llm.cache import Cache
@@ -30,6 +32,7 @@ MAX_WORD_LENGTH = 64
 """Letters; longer runs of letters are no words and are not asked for."""
 
 Say = Callable[[str], None]
+Build = Callable[[Path], dict[str, Any]]
 
 
 class WordTranslation:
@@ -116,7 +119,17 @@ class WordTranslation:
         return not outcome.failed
 
     def _source_words(self) -> list[CountedWord]:
-        words = open_artefact(self.recipe.data.dir / "words", "word counts")
+        data = self.recipe.data.dir
+        store = open_artefact(data / self.recipe.source_language, "token store")
+        tokenizer = open_artefact(data / "tokenizer", "tokenizer")
+
+        def ensured(name: str, kind: str, inputs: dict[str, Any], build: Build) -> Artefact:
+            return ensure(data / name, kind, inputs, build)[0]
+
+        try:
+            words = count_source_words(store, Tokenizer.load(tokenizer.folder), ensured)
+        except OSError as error:
+            raise self._unwritable(error) from None
         return list(read_counts(words.folder / "words.tsv"))
 
     def _cache(self, read_only: bool = False) -> Cache:

@@ -33,6 +33,8 @@ FAULTS = [
 
 def translations(word: str, language: str) -> list[str]:
     """What the endpoint knows: two translations for each word, one for the first word of the alphabet's second half."""
+    if language == "zh":  # in Chinese characters, one for each letter
+        word, language = "".join(chr(0x4E00 + ord(letter)) for letter in word), "字"
     return [f"{word}{language}", f"{word}{language}zwei"] if word.lower() < "n" else [f"{word}{language}"]
 
 

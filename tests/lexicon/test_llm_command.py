@@ -36,7 +36,7 @@ def recipe_in(folder: Path, url: str = "http://127.0.0.1:1/v1", listed: bool = F
     }
     if listed:
         for code in LANGUAGES:
-            languages[code]["dictionaries"] = [str(folder / "data" / "translations" / f"llm-{code}.tsv")]
+            languages[code]["dictionaries"] = [str(folder / "data" / "llm" / f"llm-{code}.tsv")]
     settings = {"model": "m", "base_url": url, "words_per_request": 10, "requests_per_minute": 1e6}
     settings |= {"backoff": 0.01, "timeout": 2.0, "language_names": {"de": "German"}}
     changes = {"languages": languages, "translation": settings | translation, "lexicon": {"min_count": MIN_COUNT}}
@@ -100,7 +100,7 @@ def test_translations_become_the_alignment_table(tmp_path: Path) -> None:
     entries = list(read_table(lexicon.folder / "lexicon.jsonl"))
     assert entries[0].word == "the"
     assert entries[0].translations == {code: translations("the", code) for code in LANGUAGES}
-    assert entries[0].sources == ["de:llm-de.tsv", "zh:llm-zh.tsv"]
+    assert entries[0].sources == {"de": [{"llm-de.tsv": 0}], "zh": [{"llm-zh.tsv": 0}]}
     catherine = next(entry for entry in entries if entry.word == "catherine")
     assert catherine.translations["de"] == translations("Catherine", "de"), "asked for as the text writes it"
     assert min(entry.count for entry in entries) == MIN_COUNT
@@ -138,7 +138,7 @@ def test_killed_at_any_moment_no_recorded_word_is_paid_for_twice(folder: Path) -
     with Server(lambda number, _: draw.choice(faults) if draw.random() < 0.15 else "ok", delay=0.02) as server:
         server.retry_after = "0.05"
         arguments = write(recipe_in(folder, server.url, concurrency=4, words_per_request=5), folder)
-        cache = folder / "data" / "translations" / "cache.jsonl"
+        cache = folder / "data" / "llm" / "cache.jsonl"
         kills = 0
         recorded_at_start: list[tuple[int, set[tuple[str, str]]]] = []
         while kills < 12:
