@@ -1,8 +1,9 @@
 """Code-switch index map: for every word of a store, which form of which lexicon entry it is.
 
-``NAME.cs``: header (magic, uint64 version, words, item size), then one unsigned integer a word, in the order of the
-word map: 0 for a word that is not in the table, else form number + 1 (forms as in `prealign.lexicon.compiled`). Built
-from store, word map and lexicon alone.
+``NAME.cs``: header (magic, uint64 version, words, item size), then one little-endian unsigned integer of two to four
+bytes a word, in the order of the word map: 0 for a word that is not in the table, else form number + 1 (forms as in
+`prealign.lexicon.compiled`). Three bytes reach for 2.7 million entries, so that word map and code-switch map take at
+most 3.3 bytes a token even where every token is a word. Built from store, word map and lexicon alone.
 """
 
 import struct
@@ -26,17 +27,17 @@ def build_codeswitch_map(path: Path, store: TokenStore, words: WordMap, lexicon:
     begin, end = lexicon.form_offsets[:count], lexicon.form_offsets[1 : count + 1]
     hashes = hash_spans(lexicon.form_tokens, begin, end)
     keys, form_of_key = np.unique(hashes, return_index=True)  # equal spellings: the first form, so "I" is capitalised
-    dtype = np.dtype("<u2") if count < 2**16 else np.dtype("<u4")
+    itemsize = 2 if count < 2**16 else 3 if count < 2**24 else 4
     matched = 0
     with path.open("wb") as file:
-        file.write(_HEADER.pack(_MAGIC, 1, words.words, dtype.itemsize))
+        file.write(_HEADER.pack(_MAGIC, 1, words.words, itemsize))
         for tokens, starts, ends, _ in words_in_chunks(store, words):
             wanted = hash_spans(tokens, starts, ends)
             place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
             found = keys[place] == wanted if len(keys) else np.zeros(len(wanted), bool)
             forms = np.where(found, form_of_key[place] + 1 if len(keys) else 0, 0)
             _check_equal(lexicon, forms, tokens, starts, ends)
-            file.write(forms.astype(dtype).tobytes())
+            file.write(forms.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :itemsize].tobytes())
             matched += int(np.count_nonzero(forms))
     return {"words": words.words, "in_table": matched}
 
@@ -57,7 +58,7 @@ def _check_equal(
 
 
 class CodeSwitchMap:
-    """A map opened for reading; ``forms[i]`` is form number + 1 of word ``i`` of the store, or 0."""
+    """A map opened for reading; memory-mapped."""
 
     def __init__(self, path: Path, words: int) -> None:
         try:
@@ -70,8 +71,29 @@ class CodeSwitchMap:
         if len(header) < _HEADER.size or not header.startswith(_MAGIC):
             raise UserError(f"{path}: found no code-switch map header; prepare it again")
         _, version, count, itemsize = _HEADER.unpack(header)
-        if version != 1 or itemsize not in (2, 4) or size != _HEADER.size + count * itemsize:
+        if version != 1 or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
             raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
         if count != words:
             raise UserError(f"{path}: found {count} words, expected {words} by the store; run launchers/prepare.py")
-        self.forms = np.memmap(path, f"<u{itemsize}", "r", _HEADER.size, (count,)) if count else np.empty(0, np.uint16)
+        self._words, self._itemsize = count, itemsize
+        size = count * itemsize
+        self._bytes = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (size,))) if count else np.empty(0, "u1")
+
+    def read(self, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Form number + 1, or 0, of the words ``first[i] : first[i] + counts[i]``, one range after the other.
+
+        Word numbers run on from the last to the first, as the ring of the store does. Returns uint16 or uint32.
+        """
+        parts = []
+        for begin, count in zip(first.tolist(), counts.tolist()):
+            while count > 0:
+                begin %= self._words
+                end = min(begin + count, self._words)
+                parts.append(self._bytes[begin * self._itemsize : end * self._itemsize])
+                begin, count = end, count - (end - begin)
+        packed = np.concatenate(parts) if parts else self._bytes[:0]
+        if self._itemsize != 3:
+            return packed.view(f"<u{self._itemsize}")
+        wide = np.zeros((len(packed) // 3, 4), np.uint8)
+        wide[:, :3] = packed.reshape(-1, 3)
+        return wide.view("<u4")[:, 0]

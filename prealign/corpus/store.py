@@ -95,7 +95,7 @@ class TokenStore:
         def mapped(dtype: str, count: int, offset: int) -> np.ndarray:
             if count == 0:
                 return np.empty(0, dtype)
-            return np.memmap(index_path, dtype=dtype, mode="r", offset=offset, shape=(count,))
+            return np.asarray(np.memmap(index_path, dtype=dtype, mode="r", offset=offset, shape=(count,)))
 
         self.lengths = mapped("<i4", sequences, _HEADER.size)
         pointers = mapped("<i8", sequences, _HEADER.size + sequences * 4)
@@ -104,7 +104,8 @@ class TokenStore:
         if end != bin_size:
             raise UserError(f"{bin_path}: found {bin_size} bytes; expected {end} by its index; prepare it again")
         total = bin_size // self.dtype.itemsize
-        self.tokens = np.memmap(bin_path, dtype=self.dtype, mode="r") if total else np.empty(0, self.dtype)
+        # a plain view of the memory map: a slice of numpy.memmap costs ten times as much as one of an array
+        self.tokens = np.asarray(np.memmap(bin_path, dtype=self.dtype, mode="r")) if total else np.empty(0, self.dtype)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -16,6 +16,8 @@ from prealign.errors import UserError
 _MAGIC = b"PAWORDS\x00"
 _HEADER = struct.Struct("<8sQQQ")
 _RANK_STRIDE = 256
+_STARTS_BEFORE = np.array([0b0, 0b1, 0b101, 0b10101, 0b1010101], dtype=np.uint8)
+"""The start bits of the first 0 to 4 tokens of a byte."""
 
 
 class WordMapWriter:
@@ -94,9 +96,29 @@ class WordMap:
             raise UserError(
                 f"{path}: found version {version}, {size} bytes; expected version 1, {expected}; prepare it again"
             )
+        # plain views of the memory maps: a slice of numpy.memmap costs ten times as much as one of an array
         empty = np.empty(0, np.uint8)
-        self._bits = np.memmap(path, np.uint8, "r", _HEADER.size, (bits,)) if bits else empty
-        self._ranks = np.memmap(path, "<u8", "r", _HEADER.size + bits, (ranks,)) if ranks else empty
+        self._bits = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (bits,))) if bits else empty
+        self._ranks = np.asarray(np.memmap(path, "<u8", "r", _HEADER.size + bits, (ranks,))) if ranks else empty
+
+    def bits(self, begin: int, end: int) -> np.ndarray:
+        """Of tokens ``begin:end``, two values each: whether a word starts with it, whether one ends with it; uint8,
+        0 or 1, ``[2 * (end - begin)]``."""
+        first = begin // 4
+        return np.unpackbits(self._bits[first : -(-end // 4)], count=2 * (end - 4 * first), bitorder="little")[
+            2 * (begin - 4 * first) :
+        ]
+
+    def ordinals(self, begin: np.ndarray) -> np.ndarray:
+        """Words that start before each of the tokens ``begin`` (int64 ``[n]``, below the number of tokens), int64."""
+        block = begin // _RANK_STRIDE
+        ordinal = self._ranks[block].astype(np.int64)
+        if not np.any(begin % _RANK_STRIDE):
+            return ordinal
+        place = np.arange(_RANK_STRIDE // 4)  # a byte holds four tokens
+        packed = self._bits.take(block[:, None] * (_RANK_STRIDE // 4) + place, mode="clip")
+        tokens = np.clip(begin[:, None] % _RANK_STRIDE - 4 * place, 0, 4)
+        return ordinal + np.bitwise_count(packed & _STARTS_BEFORE[tokens]).sum(axis=1, dtype=np.int64)
 
     def between(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """The words that lie wholly inside tokens ``begin:end``.
@@ -105,14 +127,10 @@ class WordMap:
         these words in the store, and the relative index up to which every word is whole (the start of a word that
         ``end`` cuts, else ``end - begin``).
         """
-        base = begin // _RANK_STRIDE * _RANK_STRIDE
-        packed = self._bits[base // 4 : -(-end // 4)]
-        bits = np.unpackbits(packed, count=2 * (end - base), bitorder="little")
-        before = int(np.count_nonzero(bits[0 : 2 * (begin - base) : 2]))
-        window = bits[2 * (begin - base) :]
+        window = self.bits(begin, end)
         starts = np.flatnonzero(window[0::2])
         ends = np.flatnonzero(window[1::2]) + 1
-        ordinal = int(self._ranks[begin // _RANK_STRIDE]) + before if begin < self.tokens else self.words
+        ordinal = int(self.ordinals(np.array([begin]))[0]) if begin < self.tokens else self.words
         if len(ends) and (not len(starts) or ends[0] <= starts[0]):
             ends = ends[1:]  # the tail of a word that starts before the window
         stop = end - begin
