@@ -92,12 +92,17 @@ def open_artefact(folder: Path, kind: str) -> Artefact:
 
 
 def ensure(
-    folder: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]
+    folder: Path,
+    kind: str,
+    inputs: dict[str, Any],
+    build: Callable[[Path], dict[str, Any]],
+    resumable: bool = False,
 ) -> tuple[Artefact, bool]:
     """The artefact made from ``inputs``: the one on disk if it is, else built now.
 
     ``build`` fills an empty folder and returns the facts. Returns the artefact and whether it was built. A build that
-    fails or is killed leaves the old artefact as it was.
+    fails or is killed leaves the old artefact as it was. A ``resumable`` builder finds in its folder what an earlier
+    attempt with the same inputs left there, unless that failed with a `UserError`.
     """
     inputs = json.loads(json.dumps(inputs))
     if (folder / _MANIFEST).is_file():
@@ -109,8 +114,14 @@ def ensure(
             pass  # damaged or of another format: built again
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    started = partial.with_name(f"{partial.name}.inputs")
+    wanted = json.dumps(inputs, sort_keys=True)
+    if not (resumable and partial.is_dir() and started.is_file() and started.read_text(encoding="utf-8") == wanted):
+        started.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        if resumable:
+            write_atomically(started, wanted)
     try:
         facts = build(partial)
         files = {
@@ -121,8 +132,11 @@ def ensure(
         manifest = {"format": FORMAT_VERSION, "kind": kind, "inputs": inputs, "facts": facts, "files": files}
         write_atomically(partial / _MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         _replace_folder(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        started.unlink(missing_ok=True)
+    except BaseException as error:
+        if not resumable or isinstance(error, UserError):
+            started.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     return open_artefact(folder, kind), True
 

@@ -5,9 +5,11 @@ least significant first, padded to 8 bytes), then uint64 ranks: words that start
 0.25 + 8/256 bytes a token.
 """
 
+import os
 import struct
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -21,50 +23,53 @@ _STARTS_BEFORE = np.array([0b0, 0b1, 0b101, 0b10101, 0b1010101], dtype=np.uint8)
 
 
 class WordMapWriter:
-    """Collects words in token order; `close` writes the file."""
+    """Appends words in token order to the file; `close` adds the ranks. ``state`` of an earlier writer resumes it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._bits = path.with_name(path.name + ".bits").open("w+b")
-        self._pending: list[np.ndarray] = []  # bits of the tokens after the last full rank block
-        self._pending_size = 0
-        self._ranks: list[np.ndarray] = []
-        self.tokens = 0
-        self.words = 0
+    def __init__(self, path: Path, state: dict[str, Any] | None = None) -> None:
+        self.tokens = state["tokens"] if state else 0
+        self._carry = np.array(state["carry"] if state else [], dtype=np.uint8)  # bits of a byte that is not full yet
+        self._file = path.open("r+b" if state else "w+b")
+        self._file.write(_HEADER.pack(_MAGIC, 0, 0, 0))  # version 0: not whole
+        self._file.truncate(_HEADER.size + self.tokens // 4)
+        self._file.seek(0, os.SEEK_END)
 
     def append(self, tokens: int, starts: np.ndarray, ends: np.ndarray) -> None:
         """Words ``starts[i]:ends[i]`` of the next ``tokens`` tokens (indices count from the first of them)."""
-        bits = np.zeros(2 * tokens, dtype=np.uint8)
-        bits[2 * starts] = 1
-        bits[2 * (ends - 1) + 1] = 1
-        self._pending.append(bits)
-        self._pending_size += len(bits)
+        before = len(self._carry)
+        bits = np.zeros(before + 2 * tokens, dtype=np.uint8)
+        bits[:before] = self._carry
+        bits[before + 2 * starts] = 1
+        bits[before + 2 * ends - 1] = 1
+        whole = len(bits) // 8 * 8
+        self._file.write(np.packbits(bits[:whole], bitorder="little").tobytes())
+        self._carry = bits[whole:]
         self.tokens += tokens
-        if self._pending_size >= 2 * _RANK_STRIDE * 4096:
-            self._flush(self._pending_size // (2 * _RANK_STRIDE) * (2 * _RANK_STRIDE))
 
-    def _flush(self, count: int) -> None:
-        pending = np.concatenate(self._pending)
-        bits, self._pending, self._pending_size = pending[:count], [pending[count:]], len(pending) - count
-        starts = np.pad(bits[0::2], (0, -(count // 2) % _RANK_STRIDE)).reshape(-1, _RANK_STRIDE).sum(axis=1)
-        self._ranks.append(self.words + np.concatenate(([0], np.cumsum(starts, dtype=np.int64)[:-1])))
-        self.words += int(starts.sum())
-        self._bits.write(np.packbits(bits, bitorder="little").tobytes())
+    def commit(self) -> dict[str, Any]:
+        """Bring what was appended to the disk; returns the state to resume from."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"tokens": self.tokens, "carry": self._carry.tolist()}
 
     def close(self) -> None:
-        if self._pending_size:
-            self._flush(self._pending_size)
-        size = self._bits.tell()
-        self._bits.write(b"\0" * (-size % 8))
-        self._bits.seek(0)
-        with self._path.open("wb") as file:
-            file.write(_HEADER.pack(_MAGIC, 1, self.tokens, self.words))
-            while chunk := self._bits.read(1 << 24):
-                file.write(chunk)
-            for ranks in self._ranks:
-                file.write(ranks.astype("<u8").tobytes())
-        self._bits.close()
-        Path(self._bits.name).unlink()
+        file = self._file
+        file.write(np.packbits(self._carry, bitorder="little").tobytes())
+        file.write(b"\0" * (-(file.tell() - _HEADER.size) % 8))
+        file.flush()
+        words = 0
+        begin, end = _HEADER.size, file.tell()
+        while begin < end:
+            file.seek(begin)
+            chunk = np.frombuffer(file.read(min(1 << 22, end - begin)), np.uint8)
+            begin += len(chunk)
+            starts = np.pad(np.bitwise_count(chunk & _STARTS_BEFORE[4]), (0, -len(chunk) % (_RANK_STRIDE // 4)))
+            ranks = words + np.concatenate(([0], np.cumsum(starts.reshape(-1, _RANK_STRIDE // 4).sum(1, np.int64))))
+            file.seek(0, os.SEEK_END)
+            file.write(ranks[:-1].astype("<u8").tobytes())
+            words = int(ranks[-1])
+        file.seek(0)
+        file.write(_HEADER.pack(_MAGIC, 1, self.tokens, words))
+        file.close()
 
     def __enter__(self) -> "WordMapWriter":
         return self
@@ -72,7 +77,7 @@ class WordMapWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bits.close() if kind else self.close()
+        self._file.close() if kind else self.close()
 
 
 class WordMap:
