@@ -167,21 +167,23 @@ def _megatron(recipe: Recipe, data: PreparedData, samples: int) -> float | str:
     except ImportError as error:
         return f"not measured: {error} (pip install --no-deps megatron-core)"
     prefix = str(data.artefacts[recipe.source_language].folder / "train")
-    config = GPTDatasetConfig(
-        random_seed=1,
-        sequence_length=recipe.model.context,
-        blend=([prefix], None),
-        split="1,0,0",
-        tokenizer=_MegatronTokenizer(recipe.vocab_size),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        create_attention_mask=False,
-    )
-    indexed = IndexedDataset(prefix)
-    documents = np.arange(len(indexed.sequence_lengths), dtype=np.int32)
-    dataset = GPTDataset(indexed, prefix, documents, samples, Split.train, config)
-    return _rate(lambda: [dataset[number] for number in range(samples)], samples * recipe.model.context)
+    with tempfile.TemporaryDirectory() as cache:
+        config = GPTDatasetConfig(
+            random_seed=1,
+            sequence_length=recipe.model.context,
+            blend=([prefix], None),
+            split="1,0,0",
+            tokenizer=_MegatronTokenizer(recipe.vocab_size),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+            path_to_cache=cache,
+        )
+        indexed = IndexedDataset(prefix)
+        documents = np.arange(len(indexed.sequence_lengths), dtype=np.int32)
+        dataset = GPTDataset(indexed, prefix, documents, samples, Split.train, config)
+        return _rate(lambda: [dataset[number] for number in range(samples)], samples * recipe.model.context)
 
 
 def _read(dataset: StageDataset, parts: list[Located]) -> None:

@@ -105,6 +105,10 @@ class WordMap:
         empty = np.empty(0, np.uint8)
         self._bits = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (bits,))) if bits else empty
         self._ranks = np.asarray(np.memmap(path, "<u8", "r", _HEADER.size + bits, (ranks,))) if ranks else empty
+        last = self._bits[(ranks - 1) * (_RANK_STRIDE // 4) :] & _STARTS_BEFORE[4] if ranks else empty
+        found = int(self._ranks[-1]) + int(np.bitwise_count(last).sum()) if ranks else 0
+        if found != self.words:
+            raise UserError(f"{path}: found {found} words, {self.words} by its header; prepare it again")
 
     def bits(self, begin: int, end: int) -> np.ndarray:
         """Of tokens ``begin:end``, two values each: whether a word starts with it, whether one ends with it; uint8,
