@@ -30,7 +30,9 @@ from prealign.corpus.wordmap import WordMap
 from prealign.text.reading import ReadCounts, read_documents
 
 REPEATS = 5
-MICRO_BATCHES = (1, 8, 16, 64)
+MICRO_BATCHES = (1, 8, 64)
+STEP = 64
+"""Sequences of a step on one rank."""
 
 
 def measure_preparation(recipe: Recipe, data: PreparedData, megabytes: float) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def measure_preparation(recipe: Recipe, data: PreparedData, megabytes: float) ->
 
 
 def measure_loading(recipe: Recipe, data: PreparedData, samples: int) -> dict[str, Any]:
-    """Tokens per second and core of `StageDataset`'s items by rows of a micro-batch, code-switched and not, and of
+    """Tokens per second and core of `StageDataset`'s items by micro-batch size, code-switched and not, and of
     Megatron's ``GPTDataset`` and a loop over tokens in Python, on the source language's store."""
     number = list(recipe.languages).index(recipe.source_language)
     context = recipe.model.context
@@ -99,12 +101,14 @@ def measure_loading(recipe: Recipe, data: PreparedData, samples: int) -> dict[st
         stream = data.streams(code_switch=switched)[number]
         dataset = StageDataset([stream], Phase((samples,), (0,), 5), seed=1)
         located = dataset.locate(np.arange(samples))
-        rates = {}
         for rows in MICRO_BATCHES:
-            count = samples // rows
-            parts = [Located(*(column[i * rows : (i + 1) * rows] for column in located)) for i in range(count)]
-            rates[str(rows)] = _rate(partial(_read, dataset, parts), count * rows * context)
-        result[f"{name}_tokens_per_second_by_rows"] = rates
+            parts = [Located(*(c[first : first + STEP] for c in located)) for first in range(0, samples, STEP)]
+            rates = result.setdefault(f"{name}_tokens_per_second_by_micro_batch_size", {})
+            rates[str(rows)] = _rate(partial(_read, dataset, parts, rows), samples * context)
+        alone = [Located(*(c[first : first + 1] for c in located)) for first in range(min(samples, 512))]
+        result[f"{name}_tokens_per_second_one_row_a_step"] = _rate(
+            partial(_read, dataset, alone, 1), len(alone) * context
+        )
         if switched:
             few = located.window[: max(1, samples // 20)].tolist()
             result["python_loop_tokens_per_second"] = _rate(
@@ -186,9 +190,9 @@ def _megatron(recipe: Recipe, data: PreparedData, samples: int) -> float | str:
         return _rate(lambda: [dataset[number] for number in range(samples)], samples * recipe.model.context)
 
 
-def _read(dataset: StageDataset, parts: list[Located]) -> None:
+def _read(dataset: StageDataset, parts: list[Located], rows: int) -> None:
     for part in parts:
-        dataset[part]
+        dataset[part, rows]
 
 
 def _rate(work: Callable[[], Any], tokens: int) -> float:
