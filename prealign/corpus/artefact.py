@@ -148,8 +148,8 @@ def ensure(
         }
         manifest = {"format": FORMAT_VERSION, "kind": kind, "inputs": inputs, "facts": facts, "files": files}
         write_atomically(partial / _MANIFEST, _serialise(manifest | {"sha256": digest(manifest)}).decode())
-        _replace_folder(partial, folder)
         started.unlink(missing_ok=True)
+        _replace_folder(partial, folder)
     except BaseException as error:
         if not resumable or isinstance(error, UserError):
             started.unlink(missing_ok=True)

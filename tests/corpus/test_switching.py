@@ -154,6 +154,28 @@ def test_ratio_and_uniformity() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
 
 
+@pytest.mark.slow
+def test_ratio_over_ten_million_words() -> None:
+    """5.0 % +- 0.05 of the words with a translation; uniform over languages, and over translations within one."""
+    table = {(w, t): [[100 + 10 * w + t + k] for k in range(1 + (w + t) % 3)] for w in range(6) for t in range(TARGETS)}
+    lexicon = lexicon_of(table)
+    switcher = Switcher(lexicon, 0.05, False, seed=11)
+    observed = np.zeros(len(lexicon.surface_language))
+    switched = eligible = 0
+    for first in range(0, 10_000_000, 1_000_000):
+        ordinals = np.arange(first, first + 1_000_000)
+        chosen, form, can = switcher.choose(ordinals % WORDS * FORMS + 1, ordinals, 3)
+        switched, eligible = switched + len(chosen), eligible + int(can.sum())
+        observed += np.bincount(form // FORMS, minlength=len(observed))
+    assert switched / eligible == pytest.approx(0.05, abs=0.0005)
+    languages = np.bincount(lexicon.surface_language, observed)[1:]
+    assert (((languages - switched / TARGETS) ** 2) / (switched / TARGETS)).sum() < 13.8  # 2 degrees, p = 0.001
+    counts = lexicon.translation_offsets[:6, :, 1] - lexicon.translation_offsets[:6, :, 0]
+    expected = np.repeat(switched / 18 / counts.ravel(), counts.ravel())
+    found = observed[lexicon.translations]
+    assert ((found - expected) ** 2 / expected).sum() < 70.7  # 35 degrees of freedom, p < 0.0005
+
+
 def test_words_outside_the_table_stay() -> None:
     lexicon = lexicon_of({(0, 0): [[100]]})
     chosen, _, eligible = Switcher(lexicon, 1.0, False, seed=0).choose(np.zeros(5, np.uint16), np.arange(5), 0)
