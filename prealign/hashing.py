@@ -43,6 +43,32 @@ def _finalise(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> _S31)
 
 
+def draws(state: np.ndarray, index: np.ndarray, number: int) -> np.ndarray:
+    """``mix(..., index, number)`` for many ``index`` (int64 or uint64, ``[n]``), where ``state`` is ``mix(...)``.
+
+    The same bits as `mix`, with a quarter of its passes over memory.
+    """
+    with np.errstate(over="ignore"):
+        value = index.astype(np.uint64)
+        value += _GOLDEN
+        buffer = np.empty_like(value)
+        _finalise_in_place(value, buffer)
+        value ^= state
+        _finalise_in_place(value, buffer)
+        value ^= _finalise(np.uint64(number) + _GOLDEN)
+        _finalise_in_place(value, buffer)
+        return value
+
+
+def _finalise_in_place(z: np.ndarray, buffer: np.ndarray) -> None:
+    for shift, factor in ((_S30, _M1), (_S27, _M2)):
+        np.right_shift(z, shift, out=buffer)
+        z ^= buffer
+        z *= factor
+    np.right_shift(z, _S31, out=buffer)
+    z ^= buffer
+
+
 def uniform(bits: np.ndarray) -> np.ndarray:
     """Map uint64 to float64 in [0, 1), 53 bits."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,7 +1,7 @@
 """Artefacts: folders that are built whole or not at all, and rebuilt only when what they are made from has changed.
 
 Each folder carries ``manifest.json``: format version, kind, the inputs it was made from, facts that its builder states,
-and size and SHA-256 of every file.
+size and SHA-256 of every file, and the SHA-256 of all this.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from prealign.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 
 
@@ -35,7 +35,17 @@ class Artefact:
         return digest({name: entry["sha256"] for name, entry in self.files.items()})
 
     def verify(self) -> None:
-        """Hash every file again; raises `UserError` for the first that differs from the manifest."""
+        """Hash every file again; raises `UserError` for the first that differs from the manifest, and for files that
+        are not in it."""
+        manifest = self.folder / _MANIFEST
+        if manifest.read_bytes() != _serialise(json.loads(manifest.read_bytes())):
+            raise UserError(
+                f"{manifest}: found other bytes than were written; expected them unchanged; the file is damaged: "
+                f"remove {self.folder} and run launchers/prepare.py again"
+            )
+        present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+        if strangers := sorted(present - {_MANIFEST, *self.files}):
+            raise UserError(f"{self.folder / strangers[0]}: found a file that its manifest does not list; remove it")
         for name, entry in self.files.items():
             found = sha256_file(self.folder / name)
             if found != entry["sha256"]:
@@ -43,6 +53,10 @@ class Artefact:
                     f"{self.folder / name}: found SHA-256 {found[:12]}..., expected {entry['sha256'][:12]}... by its "
                     f"manifest; the file is damaged: remove {self.folder} and run launchers/prepare.py again"
                 )
+
+
+def _serialise(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def digest(value: Any) -> str:
@@ -82,6 +96,9 @@ def open_artefact(folder: Path, kind: str) -> Artefact:
             f"{path}: found {artefact.kind!r} of format {manifest.get('format')}; "
             f"expected {kind!r} of format {FORMAT_VERSION}; remove {folder} and {remedy}"
         )
+    stated = manifest.pop("sha256", None)
+    if stated != digest(manifest):
+        raise UserError(f"{path}: its content does not have the SHA-256 that it states; remove {folder} and {remedy}")
     for name, entry in artefact.files.items():
         file = folder / name
         size = file.stat().st_size if file.is_file() else None
@@ -92,12 +109,17 @@ def open_artefact(folder: Path, kind: str) -> Artefact:
 
 
 def ensure(
-    folder: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]
+    folder: Path,
+    kind: str,
+    inputs: dict[str, Any],
+    build: Callable[[Path], dict[str, Any]],
+    resumable: bool = False,
 ) -> tuple[Artefact, bool]:
     """The artefact made from ``inputs``: the one on disk if it is, else built now.
 
     ``build`` fills an empty folder and returns the facts. Returns the artefact and whether it was built. A build that
-    fails or is killed leaves the old artefact as it was.
+    fails or is killed leaves the old artefact as it was. A ``resumable`` builder finds in its folder what an earlier
+    attempt with the same inputs left there, unless that failed with a `UserError`.
     """
     inputs = json.loads(json.dumps(inputs))
     if (folder / _MANIFEST).is_file():
@@ -109,8 +131,14 @@ def ensure(
             pass  # damaged or of another format: built again
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    started = partial.with_name(f"{partial.name}.inputs")
+    wanted = json.dumps(inputs, sort_keys=True)
+    if not (resumable and partial.is_dir() and started.is_file() and started.read_text(encoding="utf-8") == wanted):
+        started.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        if resumable:
+            write_atomically(started, wanted)
     try:
         facts = build(partial)
         files = {
@@ -119,10 +147,13 @@ def ensure(
             if path.is_file()
         }
         manifest = {"format": FORMAT_VERSION, "kind": kind, "inputs": inputs, "facts": facts, "files": files}
-        write_atomically(partial / _MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(partial / _MANIFEST, _serialise(manifest | {"sha256": digest(manifest)}).decode())
+        started.unlink(missing_ok=True)
         _replace_folder(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException as error:
+        if not resumable or isinstance(error, UserError):
+            started.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     return open_artefact(folder, kind), True
 

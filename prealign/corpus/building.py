@@ -2,22 +2,27 @@
 apart."""
 
 import hashlib
-import os
+import json
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from prealign.corpus.store import StoreWriter
+from prealign.corpus.artefact import write_atomically
+from prealign.corpus.pool import ordered_map
+from prealign.corpus.store import StoreWriter, token_dtype
 from prealign.corpus.wordmap import WordMapWriter
 from prealign.text.tokenizer import Tokenizer
-from prealign.text.words import word_spans
+from prealign.text.words import letter_table, word_spans
 
 SPLITS = ("train", "heldout")
-_BATCH_CHARACTERS = 1 << 24
+PROGRESS = "progress.json"
+_BATCH_CHARACTERS = 1 << 20
+_SECONDS_BETWEEN_COMMITS = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,95 @@ def document_hash(document: str) -> bytes:
     return hashlib.blake2b(document.encode(), digest_size=16).digest()
 
 
+class SeenDocuments:
+    """Keys of the documents met so far: 64 bits of their hashes, about ten bytes each in memory.
+
+    Two of a million different documents have the same key with probability 3e-8, two of a billion with 3 %.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []  # sorted, each shorter than the one before it
+
+    def add(self, digests: list[bytes]) -> np.ndarray:
+        """Add documents; returns which of them are new, bool ``[n]``."""
+        keys = np.frombuffer(b"".join(digest[8:] for digest in digests), np.uint64)
+        unique, first = np.unique(keys, return_index=True)
+        known = np.zeros(len(unique), bool)
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run, unique), len(run) - 1)
+            known |= run[place] == unique
+        new = np.zeros(len(keys), bool)
+        new[first[~known]] = True
+        run = unique[~known]
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.sort(np.concatenate((self._runs.pop(), run)), kind="stable")
+        if len(run):
+            self._runs.append(run)
+        return new
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Documents of one split as tokens, one after the other, with an end-of-document token behind each.
+
+    ``tokens``: in the store's dtype. ``lengths [documents]``. ``starts``, ``ends``: their words, as indices into
+    ``tokens``. ``skipped``: words without a token boundary at an edge. ``bytes``: of text.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    skipped: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Tokenises a batch of documents, by split."""
+
+    tokenizer: Tokenizer
+    dtype: np.dtype
+    shift: int
+
+    def __call__(self, batch: dict[str, list[str]]) -> dict[str, _Encoded]:
+        return {split: self._encode(documents) for split, documents in batch.items()}
+
+    def _encode(self, documents: list[str]) -> _Encoded:
+        tokenizer = self.tokenizer
+        end = np.array([tokenizer.end_of_document], np.uint32)
+        parts = [part for document in documents for part in (tokenizer.encode(document), end)]
+        lengths = np.fromiter((len(part) for part in parts[::2]), np.int64, len(documents)) + 1
+        tokens = np.concatenate(parts)
+        # in the joined text a line end stands where an end-of-document token stands
+        text = "".join([document + "\n" for document in documents])
+        widths = tokenizer.token_lengths.take(tokens)
+        widths[np.cumsum(lengths) - 1] = 1
+        starts, ends, skipped = word_spans(text, widths)
+        ids = (tokens.astype(np.int64) + self.shift).astype(self.dtype) if self.shift else tokens.astype(self.dtype)
+        size = int(widths.sum()) - len(documents)
+        return _Encoded(ids, lengths, starts.astype(np.uint32), ends.astype(np.uint32), skipped, size)
+
+
+class _SplitWriter:
+    """Store and word map of one split, with counts; resumes from what an earlier one committed."""
+
+    def __init__(self, folder: Path, split: str, vocab_size: int, state: dict[str, Any] | None) -> None:
+        self.store = StoreWriter(folder / split, vocab_size, state and state["store"])
+        self.words = WordMapWriter(folder / f"{split}.words", state and state["map"])
+        self.counts: dict[str, int] = state["counts"] if state else {"words": 0, "bytes": 0, "skipped": 0}
+
+    def append(self, part: _Encoded) -> None:
+        self.store.append(part.tokens, part.lengths)
+        self.words.append(len(part.tokens), part.starts.astype(np.int64), part.ends.astype(np.int64))
+        self.counts["words"] += len(part.starts)
+        self.counts["bytes"] += part.bytes
+        self.counts["skipped"] += part.skipped
+
+    def commit(self) -> dict[str, Any]:
+        return {"store": self.store.commit(), "map": self.words.commit(), "counts": dict(self.counts)}
+
+
 def build_stores(
     documents: Iterable[str],
     folder: Path,
@@ -61,54 +155,69 @@ def build_stores(
     shift: int,
     split_of: Callable[[bytes], str | None],
 ) -> dict[str, int]:
-    """Write ``train`` and ``heldout`` stores with word maps to ``folder``.
+    """Write ``train`` and ``heldout`` stores with word maps to ``folder``, on all cores.
 
     ``shift`` is added to every token id (a clone's block of the vocabulary). ``split_of`` maps a document's hash to
     ``train``, ``heldout`` or None (not of this language). Exact repetitions of a document are dropped. Returns counts.
+
+    Memory does not grow with the text, but for some ten bytes a document. Work that a killed build had committed is
+    found in ``folder`` and kept: its documents are read again, and not tokenised.
     """
+    progress = folder / PROGRESS
+    done: dict[str, Any] = json.loads(progress.read_text()) if progress.is_file() else {"batches": 0, "splits": {}}
     facts = dict.fromkeys(
         [f"{split}_{what}" for split in SPLITS for what in ("documents", "tokens", "words", "bytes")], 0
     )
     facts |= {"repeated_documents": 0, "words_without_token_boundary": 0}
+    seen = SeenDocuments()
 
-    def chosen() -> Iterator[tuple[str, str]]:
-        seen: set[bytes] = set()
-        for document in documents:
-            key = document_hash(document)
-            if key in seen:
-                facts["repeated_documents"] += 1
-            elif split := split_of(key):
-                yield document, split
-            seen.add(key)
+    def batches() -> Iterator[dict[str, list[str]]]:
+        """Batches that are still to be tokenised."""
+        for number, batch in enumerate(_batches(documents)):
+            digests = [document_hash(document) for document in batch]
+            new = seen.add(digests)
+            facts["repeated_documents"] += len(batch) - int(np.count_nonzero(new))
+            if number < done["batches"]:
+                continue
+            parts: dict[str, list[str]] = {}
+            for document, digest, is_new in zip(batch, digests, new.tolist()):
+                split = split_of(digest) if is_new else None
+                if split is not None:
+                    parts.setdefault(split, []).append(document)
+            yield parts
 
-    def encode(item: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        tokens = tokenizer.encode(item[0])
-        return tokens, *word_spans(item[0], tokenizer.token_lengths[tokens])
-
+    writers = {split: _SplitWriter(folder, split, vocab_size, done["splits"].get(split)) for split in SPLITS}
     with ExitStack() as stack:
-        stores = {split: stack.enter_context(StoreWriter(folder / split, vocab_size)) for split in SPLITS}
-        maps = {split: stack.enter_context(WordMapWriter(folder / f"{split}.words")) for split in SPLITS}
-        pool = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count()))
-        for batch in _batches(chosen()):
-            for (document, split), (tokens, starts, ends, skipped) in zip(batch, pool.map(encode, batch)):
-                with_end = np.append(tokens.astype(np.int64), tokenizer.end_of_document) + shift
-                stores[split].append(with_end)
-                maps[split].append(len(with_end), starts, ends)
-                facts[f"{split}_documents"] += 1
-                facts[f"{split}_tokens"] += len(with_end)
-                facts[f"{split}_words"] += len(starts)
-                facts[f"{split}_bytes"] += len(document.encode())
-                facts["words_without_token_boundary"] += skipped
+        for writer in writers.values():
+            stack.enter_context(writer.store)
+            stack.enter_context(writer.words)
+        encode = _Encode(tokenizer, np.dtype(token_dtype(vocab_size)), shift)
+        letter_table()  # made once, before the processes are forked
+        committed = time.monotonic()
+        for number, parts in enumerate(ordered_map(encode, batches()), start=done["batches"] + 1):
+            for split, part in parts.items():
+                writers[split].append(part)
+            if time.monotonic() - committed > _SECONDS_BETWEEN_COMMITS:
+                splits = {split: writer.commit() for split, writer in writers.items()}
+                write_atomically(progress, json.dumps({"batches": number, "splits": splits}))
+                committed = time.monotonic()
+    progress.unlink(missing_ok=True)
+    for split, writer in writers.items():
+        facts[f"{split}_documents"] = writer.store.documents
+        facts[f"{split}_tokens"] = writer.store.tokens
+        facts[f"{split}_words"] = writer.counts["words"]
+        facts[f"{split}_bytes"] = writer.counts["bytes"]
+        facts["words_without_token_boundary"] += writer.counts["skipped"]
     return facts
 
 
-def _batches(items: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
     """Lists of documents, bounded in characters so that memory is."""
-    batch: list[tuple[str, str]] = []
+    batch: list[str] = []
     characters = 0
-    for item in items:
-        batch.append(item)
-        characters += len(item[0])
+    for document in documents:
+        batch.append(document)
+        characters += len(document)
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

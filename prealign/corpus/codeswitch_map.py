@@ -1,16 +1,19 @@
 """Code-switch index map: for every word of a store, which form of which lexicon entry it is.
 
-``NAME.cs``: header (magic, uint64 version, words, item size), then one unsigned integer a word, in the order of the
-word map: 0 for a word that is not in the table, else form number + 1 (forms as in `prealign.lexicon.compiled`). Built
-from store, word map and lexicon alone.
+``NAME.cs``: header (magic, uint64 version, words, item size), then one little-endian unsigned integer of two to four
+bytes a word, in the order of the word map: 0 for a word that is not in the table, else form number + 1 (forms as in
+`prealign.lexicon.compiled`). Three bytes reach for 2.7 million entries, so that word map and code-switch map take at
+most 3.3 bytes a token even where every token is a word. Built from store, word map and lexicon alone.
 """
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prealign.corpus.spans import hash_spans, words_in_chunks
+from prealign.corpus.pool import ordered_map
+from prealign.corpus.spans import chunks, span_keys, words_of_chunk
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
@@ -21,24 +24,62 @@ _HEADER = struct.Struct("<8sQQQ")
 
 
 def build_codeswitch_map(path: Path, store: TokenStore, words: WordMap, lexicon: CompiledLexicon) -> dict[str, int]:
-    """Write the map; returns how many words there are and how many are in the table."""
+    """Write the map, chunks of the store in parallel; returns how many words there are and how many are in the
+    table."""
     count = FORMS * len(lexicon)
-    begin, end = lexicon.form_offsets[:count], lexicon.form_offsets[1 : count + 1]
-    hashes = hash_spans(lexicon.form_tokens, begin, end)
-    keys, form_of_key = np.unique(hashes, return_index=True)  # equal spellings: the first form, so "I" is capitalised
-    dtype = np.dtype("<u2") if count < 2**16 else np.dtype("<u4")
+    itemsize = 2 if count < 2**16 else 3 if count < 2**24 else 4
     matched = 0
     with path.open("wb") as file:
-        file.write(_HEADER.pack(_MAGIC, 1, words.words, dtype.itemsize))
-        for tokens, starts, ends, _ in words_in_chunks(store, words):
-            wanted = hash_spans(tokens, starts, ends)
-            place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-            found = keys[place] == wanted if len(keys) else np.zeros(len(wanted), bool)
-            forms = np.where(found, form_of_key[place] + 1 if len(keys) else 0, 0)
-            _check_equal(lexicon, forms, tokens, starts, ends)
-            file.write(forms.astype(dtype).tobytes())
-            matched += int(np.count_nonzero(forms))
+        file.write(_HEADER.pack(_MAGIC, 1, words.words, itemsize))
+        for packed, known in ordered_map(_FindChunk.of(store, words, lexicon, itemsize), chunks(store)):
+            file.write(packed)
+            matched += known
     return {"words": words.words, "in_table": matched}
+
+
+@dataclass(frozen=True)
+class _FindChunk:
+    """Map entries of the words of one chunk of the store."""
+
+    store: TokenStore
+    words: WordMap
+    lexicon: CompiledLexicon
+    itemsize: int
+    of_token: np.ndarray
+    """Entry of a word that is one token, by the token."""
+    keys: np.ndarray
+    """Keys of the longer forms, ascending, and their entries."""
+    entries: np.ndarray
+
+    @classmethod
+    def of(cls, store: TokenStore, words: WordMap, lexicon: CompiledLexicon, itemsize: int) -> "_FindChunk":
+        count = FORMS * len(lexicon)
+        begin, end = lexicon.form_offsets[:count], lexicon.form_offsets[1 : count + 1]
+        # equal spellings: the first form, so "I" is capitalised
+        keys, first = np.unique(span_keys(lexicon.form_tokens, begin, end), return_index=True)
+        entries = (first + 1).astype(np.uint32)
+        longest = np.iinfo(store.dtype).max if store.dtype.itemsize < 4 else lexicon.form_tokens.max(initial=0)
+        of_token = np.zeros(int(longest) + 2, np.uint32)
+        single = keys <= longest + 1
+        of_token[keys[single].astype(np.int64) - 1] = entries[single]
+        return cls(store, words, lexicon, itemsize, of_token, keys[~single], entries[~single])
+
+    def __call__(self, chunk: tuple[int, int]) -> tuple[bytes, int]:
+        tokens, starts, ends, _ = words_of_chunk(self.store, self.words, *chunk)
+        forms = self.of_token.take(tokens[starts], mode="clip")
+        longer = np.flatnonzero(ends - starts > 1)
+        forms[longer] = self._find(tokens, starts[longer], ends[longer])
+        packed = forms.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)[:, : self.itemsize].tobytes()
+        return packed, int(np.count_nonzero(forms))
+
+    def _find(self, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        if not len(self.keys):
+            return np.zeros(len(starts), np.uint32)
+        wanted, inverse = np.unique(span_keys(tokens, starts, ends), return_inverse=True)
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        forms = np.where(self.keys[place] == wanted, self.entries[place], np.uint32(0))[inverse]
+        _check_equal(self.lexicon, forms, tokens, starts, ends)
+        return forms
 
 
 def _check_equal(
@@ -46,8 +87,9 @@ def _check_equal(
 ) -> None:
     """Turn matches whose tokens differ (two spans with one hash) into 0, in place."""
     hit = np.flatnonzero(forms)
-    begin = lexicon.form_offsets[forms[hit] - 1]
-    lengths = lexicon.form_offsets[forms[hit]] - begin
+    form = forms[hit].astype(np.int64)
+    begin = lexicon.form_offsets[form - 1]
+    lengths = lexicon.form_offsets[form] - begin
     equal = lengths == ends[hit] - starts[hit]
     for place in range(int(lengths.max(initial=0))):
         inside = np.flatnonzero(equal & (place < lengths))
@@ -57,7 +99,7 @@ def _check_equal(
 
 
 class CodeSwitchMap:
-    """A map opened for reading; ``forms[i]`` is form number + 1 of word ``i`` of the store, or 0."""
+    """A map opened for reading; memory-mapped."""
 
     def __init__(self, path: Path, words: int) -> None:
         try:
@@ -70,8 +112,29 @@ class CodeSwitchMap:
         if len(header) < _HEADER.size or not header.startswith(_MAGIC):
             raise UserError(f"{path}: found no code-switch map header; prepare it again")
         _, version, count, itemsize = _HEADER.unpack(header)
-        if version != 1 or itemsize not in (2, 4) or size != _HEADER.size + count * itemsize:
+        if version != 1 or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
             raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
         if count != words:
             raise UserError(f"{path}: found {count} words, expected {words} by the store; run launchers/prepare.py")
-        self.forms = np.memmap(path, f"<u{itemsize}", "r", _HEADER.size, (count,)) if count else np.empty(0, np.uint16)
+        self._words, self._itemsize = count, itemsize
+        size = count * itemsize
+        self._bytes = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (size,))) if count else np.empty(0, "u1")
+
+    def read(self, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Form number + 1, or 0, of the words ``first[i] : first[i] + counts[i]``, one range after the other.
+
+        Word numbers run on from the last to the first, as the ring of the store does. Returns uint16 or uint32.
+        """
+        parts = []
+        for begin, count in zip(first.tolist(), counts.tolist()):
+            while count > 0:
+                begin %= self._words
+                end = min(begin + count, self._words)
+                parts.append(self._bytes[begin * self._itemsize : end * self._itemsize])
+                begin, count = end, count - (end - begin)
+        packed = np.concatenate(parts) if parts else self._bytes[:0]
+        if self._itemsize != 3:
+            return packed.view(f"<u{self._itemsize}")
+        wide = np.zeros((len(packed) // 3, 4), np.uint8)
+        wide[:, :3] = packed.reshape(-1, 3)
+        return wide.view("<u4")[:, 0]

@@ -6,27 +6,26 @@ time.
 """
 
 import heapq
-import os
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from prealign.corpus.spans import CHUNK_TOKENS, hash_spans
+from prealign.corpus.pool import ordered_map
+from prealign.corpus.spans import chunks, span_keys, words_of_chunk
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
+from prealign.hashing import mix
 from prealign.text.tokenizer import Tokenizer
 
 ROWS_IN_MEMORY = 1 << 21
 """Different word forms held at a time, 28 bytes each while counting and about 500 as words of Python."""
 
 _PARTS = 64
-_THREADS = 4  # each holds a chunk of the store, about 300 MB
 _ROW = np.dtype([("hash", "<u8"), ("count", "<i8"), ("place", "<i8"), ("tokens", "<i4")])
 
 CountedWord = tuple[str, int, int]
@@ -103,7 +102,7 @@ def _count_forms(
     runs: list[np.ndarray] = []
     pending: list[np.ndarray] = []
     size = 0
-    for rows in _chunks(store, words):
+    for rows in ordered_map(_FormsOfChunk(store, words), chunks(store)):
         pending.append(rows)
         size += len(rows)
         if size > 2 * rows_in_memory:
@@ -118,30 +117,21 @@ def _count_forms(
     return [*runs, _reduce(pending)], spilled
 
 
-def _chunks(store: TokenStore, words: WordMap) -> Iterator[np.ndarray]:
-    """Rows of the forms of each chunk of the store, computed side by side, in order."""
+@dataclass(frozen=True)
+class _FormsOfChunk:
+    """Rows of the word forms of a range of tokens."""
 
-    def rows_of(begin: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        tokens = store.tokens[begin : begin + CHUNK_TOKENS]
-        hashes, first, counts = np.unique(hash_spans(tokens, starts, ends), return_index=True, return_counts=True)
+    store: TokenStore
+    words: WordMap
+
+    def __call__(self, chunk: tuple[int, int]) -> np.ndarray:
+        tokens, starts, ends, _ = words_of_chunk(self.store, self.words, *chunk)
+        keys = mix(span_keys(tokens, starts, ends))  # mixed, so that shares of the hashes are shares of the words
+        hashes, first, counts = np.unique(keys, return_index=True, return_counts=True)
         rows = np.empty(len(hashes), _ROW)
         rows["hash"], rows["count"] = hashes, counts
-        rows["place"], rows["tokens"] = begin + starts[first], (ends - starts)[first]
+        rows["place"], rows["tokens"] = chunk[0] + starts[first], (ends - starts)[first]
         return rows
-
-    threads = min(os.cpu_count() or 1, _THREADS)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque = deque()
-        begin = 0
-        while begin < len(store):
-            end = min(begin + CHUNK_TOKENS, len(store))
-            starts, ends, _, stop = words.between(begin, end)
-            waiting.append(pool.submit(rows_of, begin, starts, ends))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-            begin += stop if stop > 0 else end - begin
-        for rows in waiting:
-            yield rows.result()
 
 
 def _reduce(parts: list[np.ndarray]) -> np.ndarray:

@@ -175,7 +175,7 @@ class _Preparation:
                 "invalid_utf8": counts.invalid_utf8,
             }
 
-        return self._ensure(name, "token store", inputs, build)
+        return self._ensure(name, "token store", inputs, build, resumable=True)
 
     def _codeswitch(self, store: Artefact, lexicon: Artefact) -> None:
         inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint}
@@ -188,10 +188,15 @@ class _Preparation:
         self._ensure("codeswitch", "code-switch map", inputs, build)
 
     def _ensure(
-        self, name: str, kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]
+        self,
+        name: str,
+        kind: str,
+        inputs: dict[str, Any],
+        build: Callable[[Path], dict[str, Any]],
+        resumable: bool = False,
     ) -> Artefact:
         try:
-            artefact, built = ensure(self.dir / name, kind, inputs, build)
+            artefact, built = ensure(self.dir / name, kind, inputs, build, resumable)
         except OSError as error:
             raise UserError(
                 f"{self.dir / name}: cannot be written ({error.strerror or error}); free space or mend rights"

@@ -37,6 +37,14 @@ Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], 
 CLEANING_VERSION = 1
 """Part of what a table is made from: higher when cleaning or merging gives another table of the same files."""
 
+WAYPOINTS = {
+    "words": "word counts",
+    "translations": "merged dictionaries",
+    "heldout_words": "held-out words",
+    "coverage": "coverage report",
+}
+"""Artefacts beside the compiled table, name -> kind: what it was made from, and what is said of it."""
+
 COVERAGE_VERSION = 1
 """Part of what a report is made from: higher when it says something else of the same table."""
 
@@ -76,7 +84,7 @@ def count_source_words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) ->
         return {"words": types, "occurrences": occurrences}
 
     inputs = {"store": store.fingerprint, "tokenizer": tokenizer.fingerprint}
-    return ensure("words", "word counts", inputs, build)
+    return ensure("words", WAYPOINTS["words"], inputs, build)
 
 
 def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: Ensure) -> Artefact:
@@ -127,7 +135,7 @@ def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: 
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return {"entries": count}
 
-    return ensure("translations", "merged dictionaries", inputs, build)
+    return ensure("translations", WAYPOINTS["translations"], inputs, build)
 
 
 def _by_file(recipe: Recipe) -> list[tuple[str, Dictionary, dict[str, list[str]]]]:
@@ -170,7 +178,7 @@ def _heldout(recipe: Recipe, words: Artefact, translations: Artefact, ensure: En
         return {"entries": count}
 
     inputs = {"words": words.fingerprint, "translations": translations.fingerprint, "fraction": fraction}
-    return ensure("heldout_words", "held-out words", inputs, build)
+    return ensure("heldout_words", WAYPOINTS["heldout_words"], inputs, build)
 
 
 def _table(
@@ -264,7 +272,7 @@ def _coverage(
         (folder / "coverage.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return {}
 
-    return ensure("coverage", "coverage report", inputs, build)
+    return ensure("coverage", WAYPOINTS["coverage"], inputs, build)
 
 
 def _heldout_text(store: Artefact, tokenizer: Tokenizer, segmenter: str, folder: Path) -> Iterable[tuple[str, int]]:

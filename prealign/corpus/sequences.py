@@ -6,19 +6,11 @@ import numpy as np
 
 from prealign.corpus.codeswitch_map import CodeSwitchMap
 from prealign.corpus.store import TokenStore
-from prealign.corpus.switching import SwitchCounts, Switcher
+from prealign.corpus.switching import Replacements, Switcher
 from prealign.corpus.wordmap import WordMap
 
 _EXTRA = 64
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """``inputs`` and ``targets``: int64 ``[context]``."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    counts: SwitchCounts
+"""Tokens read past a window, for words that shrink; where they do not suffice, more is read."""
 
 
 @dataclass(frozen=True)
@@ -40,54 +32,104 @@ class TokenStream:
         """Whole windows of the stream."""
         return len(self.store) // self.context
 
-    def sequence(self, window: int, epoch: int) -> Sequence:
-        """The ``window``-th sequence, as ``epoch`` switches it."""
-        begin = window * self.context
-        if self.switcher is None:
-            tokens = self._ring(begin, self.context + 1)
-            return Sequence(tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64), SwitchCounts())
-        size = self.context + _EXTRA
-        while True:
-            inputs, targets, starts, eligible, replaced = self._switched(begin, size, epoch)
-            if len(inputs) >= self.context:
-                break
-            size += self.context  # many words shrank, or a long word stands at the end: read on
-        inside = starts < self.context
-        counts = SwitchCounts(int(inside.sum()), int((inside & eligible).sum()), int((inside & replaced).sum()))
-        return Sequence(inputs[: self.context], targets[: self.context], counts)
+    def sequences(self, windows: np.ndarray, epochs: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Write the sequences of several windows, each as its epoch switches it.
 
-    def _switched(
-        self, begin: int, size: int, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Streams of about ``size`` tokens from ``begin``: inputs, targets, and per word its output position, whether
-        it has a translation, whether it was replaced."""
-        assert self.switcher is not None
+        ``windows``, ``epochs``: int64 ``[n]``. ``inputs``, ``targets``: int64 ``[n, context]``, filled. Returns the
+        words that start in each sequence: all, those with a translation, those replaced; int64 ``[n, 3]`` (zeros where
+        text is not code-switched).
+        """
+        begins = np.asarray(windows, np.int64) * self.context
+        if self.switcher is None:
+            tokens = self._tokens(begins, self.context + 1)
+            inputs[:] = tokens[:, :-1]
+            targets[:] = tokens[:, 1:]
+            return np.zeros((len(begins), 3), np.int64)
+        counts = np.empty((len(begins), 3), np.int64)
+        todo = np.arange(len(begins))
+        size = self.context + _EXTRA
+        filled = self._switch(begins, epochs, size, inputs, targets, counts)
+        while len(todo := todo[filled < self.context]):  # many words shrank, or a long word stands at the end
+            size += self.context
+            parts = np.empty((len(todo), self.context), np.int64), np.empty((len(todo), self.context), np.int64)
+            some = np.empty((len(todo), 3), np.int64)
+            filled = self._switch(begins[todo], epochs[todo], size, *parts, some)
+            inputs[todo], targets[todo], counts[todo] = *parts, some
+        return counts
+
+    def _switch(
+        self,
+        begins: np.ndarray,
+        epochs: np.ndarray,
+        size: int,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        counts: np.ndarray,
+    ) -> np.ndarray:
+        """Fill ``inputs``, ``targets`` and ``counts`` from ``size`` tokens per row; returns how many pairs those gave
+        (``[n]``): a row with fewer than ``context`` is not yet right."""
+        switcher = self.switcher
+        assert switcher is not None
         assert self.words is not None
         assert self.forms is not None
-        parts = []
-        for first, last in self._pieces(begin, size):
-            starts, ends, ordinal, stop = self.words.between(first, last)
-            ordinals = np.arange(ordinal, ordinal + len(starts))
-            forms = self.forms.forms[ordinal : ordinal + len(starts)]
-            parts.append((starts, ends, forms, ordinals, stop))
-            if stop < last - first:
-                break  # a word is cut by the end of what was read
-        shift = 0
-        shifted = []
-        for starts, ends, forms, ordinals, stop in parts:
-            shifted.append((starts + shift, ends + shift, forms, ordinals))
-            shift += stop
-        starts, ends, forms, ordinals = (np.concatenate(columns) for columns in zip(*shifted))
-        replacement, eligible = self.switcher.choose(forms, ordinals, epoch)
-        inputs, targets = self.switcher.apply(self._ring(begin, shift + 1), starts, ends, replacement)
-        replaced = replacement >= 0
-        offsets = self.switcher.lexicon.form_offsets
-        grown = np.where(replaced, offsets[replacement + 1] - offsets[replacement] - (ends - starts), 0)
-        return inputs, targets, starts + np.cumsum(grown) - grown, eligible, replaced
+        rows = len(begins)
+        tokens = self._tokens(begins, size + 1)
+        bits = np.empty((rows, 2 * size), np.uint8)
+        for row, begin in enumerate(begins.tolist()):
+            place = 0
+            for first, last in self._pieces(begin, size):
+                bits[row, place : place + 2 * (last - first)] = self.words.bits(first, last)
+                place += 2 * (last - first)
+
+        # the words that start in each row, as positions in all rows one after the other
+        starts = np.flatnonzero(np.ascontiguousarray(bits[:, 0::2]).view(bool))
+        bounds = np.searchsorted(starts, np.arange(rows + 1) * size)
+        per_row = np.diff(bounds)
+        first = self.words.ordinals(begins)
+        ordinals = np.arange(len(starts)) + np.repeat(first - bounds[:-1], per_row)
+        if len(ordinals) and ordinals.max() >= self.words.words:
+            ordinals %= self.words.words
+        forms = self.forms.read(first, per_row)
+        same = rows == 1 or not np.any(epochs != epochs[0])
+        epoch = int(epochs[0]) if same else np.repeat(epochs, per_row)
+        chosen, form, eligible = switcher.choose(forms, ordinals, epoch)
+
+        # where the chosen words end; one whose end was not read ends its row there
+        row, start = np.divmod(starts[chosen], size)
+        end = _ends(bits, row, start)
+        whole = end <= size
+        kept = Replacements(row[whole], start[whole], end[whole], form[whole])
+        begin, shift, filled = switcher.apply(tokens, kept, inputs, targets)
+        filled[row[~whole]] += start[~whole] - size
+
+        # the words that start in a sequence: in the original, those before the token at which it ends
+        length = self.context
+        counts[:, 2] = np.bincount(kept.row[begin < length], minlength=rows)
+        last = np.searchsorted(kept.row, np.arange(rows)) + counts[:, 2] - 1
+        stop = np.full(rows, length)
+        some = counts[:, 2] > 0
+        stop[some] = np.maximum(length - shift[last[some]], kept.start[last[some]] + 1)
+        stops = np.searchsorted(starts, np.arange(rows) * size + np.minimum(stop, size))
+        counts[:, 0] = stops - bounds[:-1]
+        counts[:, 1] = [np.count_nonzero(eligible[a:b]) for a, b in zip(bounds.tolist(), stops.tolist())]
+        return filled
+
+    def _tokens(self, begins: np.ndarray, size: int) -> np.ndarray:
+        """The ring's tokens ``begin : begin + size`` for each begin, ``[n, size]``."""
+        tokens = np.empty((len(begins), size), self.store.dtype)
+        stored = self.store.tokens
+        for row, begin in enumerate(begins.tolist()):
+            place = 0
+            for first, last in self._pieces(begin, size):
+                tokens[row, place : place + last - first] = stored[first:last]
+                place += last - first
+        return tokens
 
     def _pieces(self, begin: int, size: int) -> list[tuple[int, int]]:
         """The ring's tokens ``begin : begin + size`` as ranges of the store."""
         total = len(self.store)
+        if begin + size <= total:
+            return [(begin, begin + size)]
         pieces = []
         while size > 0:
             first = begin % total
@@ -96,6 +138,15 @@ class TokenStream:
             begin, size = last, size - (last - first)
         return pieces
 
-    def _ring(self, begin: int, size: int) -> np.ndarray:
-        pieces = [self.store.tokens[first:last] for first, last in self._pieces(begin, size)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+def _ends(bits: np.ndarray, row: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Where words end, from the bits of rows of tokens ``[n, 2 * size]``; ``size + 1`` where the row ends before."""
+    size = bits.shape[1] // 2
+    end = np.full(len(start), size + 1)
+    open_, place = np.arange(len(start)), start
+    while len(open_):
+        ends = bits[row[open_], 2 * place + 1] != 0
+        end[open_[ends]] = place[ends] + 1
+        go_on = ~ends & (place + 1 < size)
+        open_, place = open_[go_on], place[go_on] + 1
+    return end

@@ -5,8 +5,9 @@ of sequences, uint64 number of document entries, int32 lengths, int64 byte point
 written here hold one sequence a document; stores of several sequences a document are read as well.
 """
 
+import os
 import struct
-from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
 _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 _LARGEST_UINT16_VOCABULARY = 65_500
+_BLOCK = 1 << 20
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
@@ -26,32 +28,59 @@ def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
 
 
 class StoreWriter:
-    """Appends documents to ``prefix.bin``; `close` writes ``prefix.idx``."""
+    """Appends documents to ``prefix.bin`` and their lengths to ``prefix.lengths``; `close` makes ``prefix.idx`` of
+    these. ``state`` of an earlier writer resumes it."""
 
-    def __init__(self, prefix: Path, vocab_size: int) -> None:
+    def __init__(self, prefix: Path, vocab_size: int, state: dict[str, int] | None = None) -> None:
         self.dtype = np.dtype(token_dtype(vocab_size))
         self._prefix = prefix
-        self._bin = prefix.with_name(prefix.name + ".bin").open("wb")
-        self._lengths = array("i")
-        self.tokens = 0
+        mode = "r+b" if state else "w+b"
+        self._bin = prefix.with_name(prefix.name + ".bin").open(mode)
+        self._lengths = prefix.with_name(prefix.name + ".lengths").open(mode)
+        self.tokens = state["tokens"] if state else 0
+        self.documents = state["documents"] if state else 0
+        for file, size in ((self._bin, self.tokens * self.dtype.itemsize), (self._lengths, 4 * self.documents)):
+            file.truncate(size)
+            file.seek(size)
 
-    def append(self, document: np.ndarray) -> None:
-        """Write one document's token ids, its end-of-document token included."""
-        self._bin.write(np.ascontiguousarray(document, dtype=self.dtype).tobytes())
-        self._lengths.append(len(document))
-        self.tokens += len(document)
+    def append(self, tokens: np.ndarray, lengths: np.ndarray | None = None) -> None:
+        """Write token ids of documents, their end-of-document tokens included; one document if no ``lengths`` are
+        given."""
+        lengths = np.array([len(tokens)]) if lengths is None else lengths
+        self._bin.write(np.ascontiguousarray(tokens, dtype=self.dtype).tobytes())
+        self._lengths.write(lengths.astype("<i4").tobytes())
+        self.tokens += len(tokens)
+        self.documents += len(lengths)
+
+    def commit(self) -> dict[str, int]:
+        """Bring what was appended to the disk; returns the state to resume from."""
+        for file in (self._bin, self._lengths):
+            file.flush()
+            os.fsync(file.fileno())
+        return {"tokens": self.tokens, "documents": self.documents}
 
     def close(self) -> None:
         self._bin.close()
-        lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.empty(0, np.int32)
-        pointers = np.zeros(len(lengths), dtype=np.int64)
-        np.cumsum(lengths[:-1], dtype=np.int64, out=pointers[1:])
         code = next(code for code, dtype in _DTYPES.items() if dtype == self.dtype)
+        count = self.documents
         with self._prefix.with_name(self._prefix.name + ".idx").open("wb") as index:
-            index.write(_HEADER.pack(_MAGIC, 1, code, len(lengths), len(lengths) + 1))
-            index.write(lengths.astype("<i4").tobytes())
-            index.write((pointers * self.dtype.itemsize).astype("<i8").tobytes())
-            index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
+            index.write(_HEADER.pack(_MAGIC, 1, code, count, count + 1))
+            for lengths in self._length_blocks():
+                index.write(lengths.tobytes())
+            pointer = 0
+            for lengths in self._length_blocks():
+                ends = pointer + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+                index.write((ends - lengths * np.int64(self.dtype.itemsize)).astype("<i8").tobytes())
+                pointer = int(ends[-1])
+            for first in range(0, count + 1, _BLOCK):
+                index.write(np.arange(first, min(first + _BLOCK, count + 1), dtype="<i8").tobytes())
+        self._lengths.close()
+        Path(self._lengths.name).unlink()
+
+    def _length_blocks(self) -> Iterator[np.ndarray]:
+        self._lengths.seek(0)
+        while block := self._lengths.read(4 * _BLOCK):
+            yield np.frombuffer(block, "<i4")
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -59,7 +88,10 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bin.close() if kind else self.close()
+        if kind is None:
+            self.close()
+        self._bin.close()
+        self._lengths.close()
 
 
 class TokenStore:
@@ -95,7 +127,7 @@ class TokenStore:
         def mapped(dtype: str, count: int, offset: int) -> np.ndarray:
             if count == 0:
                 return np.empty(0, dtype)
-            return np.memmap(index_path, dtype=dtype, mode="r", offset=offset, shape=(count,))
+            return np.asarray(np.memmap(index_path, dtype=dtype, mode="r", offset=offset, shape=(count,)))
 
         self.lengths = mapped("<i4", sequences, _HEADER.size)
         pointers = mapped("<i8", sequences, _HEADER.size + sequences * 4)
@@ -104,7 +136,8 @@ class TokenStore:
         if end != bin_size:
             raise UserError(f"{bin_path}: found {bin_size} bytes; expected {end} by its index; prepare it again")
         total = bin_size // self.dtype.itemsize
-        self.tokens = np.memmap(bin_path, dtype=self.dtype, mode="r") if total else np.empty(0, self.dtype)
+        # a plain view of the memory map: a slice of numpy.memmap costs ten times as much as one of an array
+        self.tokens = np.asarray(np.memmap(bin_path, dtype=self.dtype, mode="r")) if total else np.empty(0, self.dtype)
 
     def __len__(self) -> int:
         return len(self.tokens)

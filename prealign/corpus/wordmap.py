@@ -5,9 +5,11 @@ least significant first, padded to 8 bytes), then uint64 ranks: words that start
 0.25 + 8/256 bytes a token.
 """
 
+import os
 import struct
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -16,53 +18,58 @@ from prealign.errors import UserError
 _MAGIC = b"PAWORDS\x00"
 _HEADER = struct.Struct("<8sQQQ")
 _RANK_STRIDE = 256
+_STARTS_BEFORE = np.array([0b0, 0b1, 0b101, 0b10101, 0b1010101], dtype=np.uint8)
+"""The start bits of the first 0 to 4 tokens of a byte."""
 
 
 class WordMapWriter:
-    """Collects words in token order; `close` writes the file."""
+    """Appends words in token order to the file; `close` adds the ranks. ``state`` of an earlier writer resumes it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._bits = path.with_name(path.name + ".bits").open("w+b")
-        self._pending: list[np.ndarray] = []  # bits of the tokens after the last full rank block
-        self._pending_size = 0
-        self._ranks: list[np.ndarray] = []
-        self.tokens = 0
-        self.words = 0
+    def __init__(self, path: Path, state: dict[str, Any] | None = None) -> None:
+        self.tokens = state["tokens"] if state else 0
+        self._carry = np.array(state["carry"] if state else [], dtype=np.uint8)  # bits of a byte that is not full yet
+        self._file = path.open("r+b" if state else "w+b")
+        self._file.write(_HEADER.pack(_MAGIC, 0, 0, 0))  # version 0: not whole
+        self._file.truncate(_HEADER.size + self.tokens // 4)
+        self._file.seek(0, os.SEEK_END)
 
     def append(self, tokens: int, starts: np.ndarray, ends: np.ndarray) -> None:
         """Words ``starts[i]:ends[i]`` of the next ``tokens`` tokens (indices count from the first of them)."""
-        bits = np.zeros(2 * tokens, dtype=np.uint8)
-        bits[2 * starts] = 1
-        bits[2 * (ends - 1) + 1] = 1
-        self._pending.append(bits)
-        self._pending_size += len(bits)
+        before = len(self._carry)
+        bits = np.zeros(before + 2 * tokens, dtype=np.uint8)
+        bits[:before] = self._carry
+        bits[before + 2 * starts] = 1
+        bits[before + 2 * ends - 1] = 1
+        whole = len(bits) // 8 * 8
+        self._file.write(np.packbits(bits[:whole], bitorder="little").tobytes())
+        self._carry = bits[whole:]
         self.tokens += tokens
-        if self._pending_size >= 2 * _RANK_STRIDE * 4096:
-            self._flush(self._pending_size // (2 * _RANK_STRIDE) * (2 * _RANK_STRIDE))
 
-    def _flush(self, count: int) -> None:
-        pending = np.concatenate(self._pending)
-        bits, self._pending, self._pending_size = pending[:count], [pending[count:]], len(pending) - count
-        starts = np.pad(bits[0::2], (0, -(count // 2) % _RANK_STRIDE)).reshape(-1, _RANK_STRIDE).sum(axis=1)
-        self._ranks.append(self.words + np.concatenate(([0], np.cumsum(starts, dtype=np.int64)[:-1])))
-        self.words += int(starts.sum())
-        self._bits.write(np.packbits(bits, bitorder="little").tobytes())
+    def commit(self) -> dict[str, Any]:
+        """Bring what was appended to the disk; returns the state to resume from."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"tokens": self.tokens, "carry": self._carry.tolist()}
 
     def close(self) -> None:
-        if self._pending_size:
-            self._flush(self._pending_size)
-        size = self._bits.tell()
-        self._bits.write(b"\0" * (-size % 8))
-        self._bits.seek(0)
-        with self._path.open("wb") as file:
-            file.write(_HEADER.pack(_MAGIC, 1, self.tokens, self.words))
-            while chunk := self._bits.read(1 << 24):
-                file.write(chunk)
-            for ranks in self._ranks:
-                file.write(ranks.astype("<u8").tobytes())
-        self._bits.close()
-        Path(self._bits.name).unlink()
+        file = self._file
+        file.write(np.packbits(self._carry, bitorder="little").tobytes())
+        file.write(b"\0" * (-(file.tell() - _HEADER.size) % 8))
+        file.flush()
+        words = 0
+        begin, end = _HEADER.size, file.tell()
+        while begin < end:
+            file.seek(begin)
+            chunk = np.frombuffer(file.read(min(1 << 22, end - begin)), np.uint8)
+            begin += len(chunk)
+            starts = np.pad(np.bitwise_count(chunk & _STARTS_BEFORE[4]), (0, -len(chunk) % (_RANK_STRIDE // 4)))
+            ranks = words + np.concatenate(([0], np.cumsum(starts.reshape(-1, _RANK_STRIDE // 4).sum(1, np.int64))))
+            file.seek(0, os.SEEK_END)
+            file.write(ranks[:-1].astype("<u8").tobytes())
+            words = int(ranks[-1])
+        file.seek(0)
+        file.write(_HEADER.pack(_MAGIC, 1, self.tokens, words))
+        file.close()
 
     def __enter__(self) -> "WordMapWriter":
         return self
@@ -70,7 +77,7 @@ class WordMapWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bits.close() if kind else self.close()
+        self._file.close() if kind else self.close()
 
 
 class WordMap:
@@ -94,9 +101,33 @@ class WordMap:
             raise UserError(
                 f"{path}: found version {version}, {size} bytes; expected version 1, {expected}; prepare it again"
             )
+        # plain views of the memory maps: a slice of numpy.memmap costs ten times as much as one of an array
         empty = np.empty(0, np.uint8)
-        self._bits = np.memmap(path, np.uint8, "r", _HEADER.size, (bits,)) if bits else empty
-        self._ranks = np.memmap(path, "<u8", "r", _HEADER.size + bits, (ranks,)) if ranks else empty
+        self._bits = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (bits,))) if bits else empty
+        self._ranks = np.asarray(np.memmap(path, "<u8", "r", _HEADER.size + bits, (ranks,))) if ranks else empty
+        last = self._bits[(ranks - 1) * (_RANK_STRIDE // 4) :] & _STARTS_BEFORE[4] if ranks else empty
+        found = int(self._ranks[-1]) + int(np.bitwise_count(last).sum()) if ranks else 0
+        if found != self.words:
+            raise UserError(f"{path}: found {found} words, {self.words} by its header; prepare it again")
+
+    def bits(self, begin: int, end: int) -> np.ndarray:
+        """Of tokens ``begin:end``, two values each: whether a word starts with it, whether one ends with it; uint8,
+        0 or 1, ``[2 * (end - begin)]``."""
+        first = begin // 4
+        return np.unpackbits(self._bits[first : -(-end // 4)], count=2 * (end - 4 * first), bitorder="little")[
+            2 * (begin - 4 * first) :
+        ]
+
+    def ordinals(self, begin: np.ndarray) -> np.ndarray:
+        """Words that start before each of the tokens ``begin`` (int64 ``[n]``, below the number of tokens), int64."""
+        block = begin // _RANK_STRIDE
+        ordinal = self._ranks[block].astype(np.int64)
+        if not np.any(begin % _RANK_STRIDE):
+            return ordinal
+        place = np.arange(_RANK_STRIDE // 4)  # a byte holds four tokens
+        packed = self._bits.take(block[:, None] * (_RANK_STRIDE // 4) + place, mode="clip")
+        tokens = np.clip(begin[:, None] % _RANK_STRIDE - 4 * place, 0, 4)
+        return ordinal + np.bitwise_count(packed & _STARTS_BEFORE[tokens]).sum(axis=1, dtype=np.int64)
 
     def between(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """The words that lie wholly inside tokens ``begin:end``.
@@ -105,14 +136,10 @@ class WordMap:
         these words in the store, and the relative index up to which every word is whole (the start of a word that
         ``end`` cuts, else ``end - begin``).
         """
-        base = begin // _RANK_STRIDE * _RANK_STRIDE
-        packed = self._bits[base // 4 : -(-end // 4)]
-        bits = np.unpackbits(packed, count=2 * (end - base), bitorder="little")
-        before = int(np.count_nonzero(bits[0 : 2 * (begin - base) : 2]))
-        window = bits[2 * (begin - base) :]
+        window = self.bits(begin, end)
         starts = np.flatnonzero(window[0::2])
         ends = np.flatnonzero(window[1::2]) + 1
-        ordinal = int(self._ranks[begin // _RANK_STRIDE]) + before if begin < self.tokens else self.words
+        ordinal = int(self.ordinals(np.array([begin]))[0]) if begin < self.tokens else self.words
         if len(ends) and (not len(starts) or ends[0] <= starts[0]):
             ends = ends[1:]  # the tail of a word that starts before the window
         stop = end - begin

@@ -46,10 +46,18 @@ class Tokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Token ids (uint32) of a text of any length and content; no special tokens are recognised in it."""
         if len(text) < LONGEST_WHITESPACE:
-            return self._encoding.encode_to_numpy(text, disallowed_special=())
+            return self._ordinary(text)
         cuts = [0, *(match.end() for match in _WHITESPACE_RUN.finditer(text)), len(text)]
         pieces = [text[a:b] for a, b in pairwise(cuts) if a < b]
-        return np.concatenate([self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in pieces])
+        return np.concatenate([self._ordinary(piece) for piece in pieces])
+
+    def _ordinary(self, text: str) -> np.ndarray:
+        # a list first: tiktoken's encode_to_numpy looks for special tokens and takes half as long again
+        return np.array(self._encoding.encode_ordinary(text), dtype=np.uint32)
+
+    def encode_ordinary_batch(self, texts: list[str], threads: int) -> list[list[int]]:
+        """tiktoken's own function, the yardstick of preparation."""
+        return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """Text of token ids; end-of-document is shown by name, partial characters as U+FFFD."""

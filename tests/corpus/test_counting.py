@@ -17,7 +17,7 @@ from prealign.corpus.wordmap import WordMap
 def test_counts_are_those_of_the_text(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, rows_in_memory: int
 ) -> None:
-    monkeypatch.setattr("prealign.corpus.counting.CHUNK_TOKENS", 1000)
+    monkeypatch.setattr("prealign.corpus.spans.CHUNK_TOKENS", 1000)
     tokenizer = open_data(recipe).tokenizer
     folder = recipe.data.dir / "en"
     store, words = TokenStore(folder / "train"), WordMap(folder / "train.words")

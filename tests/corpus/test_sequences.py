@@ -61,10 +61,17 @@ class Corpus:
         }
         return CompiledLexicon(["en", "xx"], arrays)
 
+    def replacements(self, switcher: Switcher, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of every word of the text: the form that replaces it, or -1; whether it has a translation."""
+        forms = self.forms.read(np.array([0]), np.array([len(self.words)]))
+        chosen, form, eligible = switcher.choose(forms, np.arange(len(self.words)), epoch)
+        replacement = np.full(len(self.words), -1)
+        replacement[chosen] = form
+        return replacement, eligible
+
     def literal(self, switcher: Switcher, begin: int, length: int, epoch: int) -> tuple[list[int], list[int]]:
         """The first ``length`` (input, target) pairs from token ``begin`` of the text, read as a ring."""
-        forms = np.asarray(self.forms.forms)
-        replacement, _ = switcher.choose(forms, np.arange(len(forms)), epoch)
+        replacement, _ = self.replacements(switcher, epoch)
         offsets, flat = self.lexicon.form_offsets, self.lexicon.form_tokens
         at = {start: number for number, (start, _) in enumerate(self.words)}
         total = len(self.tokens)
@@ -86,6 +93,13 @@ class Corpus:
         return inputs[:length], targets[:length]
 
 
+def sequences(stream: TokenStream, windows: list[int], epochs: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, targets and word counts of windows."""
+    shape = (len(windows), stream.context)
+    inputs, targets = np.full(shape, -7), np.full(shape, -7)
+    return inputs, targets, stream.sequences(np.array(windows), np.array(epochs), inputs, targets)
+
+
 @pytest.mark.parametrize(("seed", "longest", "context", "ratio"), [(0, 3, 16, 0.5), (1, 6, 8, 1.0), (2, 90, 64, 0.3)])
 def test_every_window_equals_the_literal_walk(
     tmp_path: Path, seed: int, longest: int, context: int, ratio: float
@@ -94,45 +108,63 @@ def test_every_window_equals_the_literal_walk(
     switcher = Switcher(corpus.lexicon, ratio, False, seed=5)
     stream = TokenStream(corpus.store, context, corpus.word_map, corpus.forms, switcher)
     assert stream.windows == len(corpus.tokens) // context
-    for window in range(stream.windows):
-        got = stream.sequence(window, epoch=window % 3)
-        inputs, targets = corpus.literal(switcher, window * context, context, window % 3)
-        assert got.inputs.tolist() == inputs, window
-        assert got.targets.tolist() == targets, window
+    windows = list(np.random.default_rng(seed).permutation(stream.windows))
+    for rows in (windows, windows[:1], windows[:2]):  # together or alone, in any order, each in an epoch of its own
+        epochs = [window % 3 for window in rows]
+        inputs, targets, _ = sequences(stream, rows, epochs)
+        for row, (window, epoch) in enumerate(zip(rows, epochs)):
+            expected = corpus.literal(switcher, window * context, context, epoch)
+            assert inputs[row].tolist() == expected[0], window
+            assert targets[row].tolist() == expected[1], window
 
 
 def test_counts_are_those_of_the_words_that_start_in_the_sequence(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, 3, tokens=4000, longest=1)  # words and translations of one token: positions do not move
     switcher = Switcher(corpus.lexicon, 0.4, False, seed=5)
     stream = TokenStream(corpus.store, 32, corpus.word_map, corpus.forms, switcher)
-    replacement, eligible = switcher.choose(np.asarray(corpus.forms.forms), np.arange(len(corpus.words)), 0)
+    replacement, eligible = corpus.replacements(switcher, 0)
     starts = np.array(corpus.words)[:, 0]
     for window in range(stream.windows):
         inside = (starts >= window * 32) & (starts < window * 32 + 32)
-        counts = stream.sequence(window, 0).counts
-        assert counts.words == inside.sum()
-        assert counts.eligible == (inside & eligible).sum()
-        assert counts.switched == (inside & (replacement >= 0)).sum()
+        expected = [inside.sum(), (inside & eligible).sum(), (inside & (replacement >= 0)).sum()]
+        assert sequences(stream, [window], [0])[2].tolist() == [expected]
+
+
+def test_counts_where_positions_move(tmp_path: Path) -> None:
+    """A word counts where its place in the output lies before the sequence's end; vanilla text alike."""
+    corpus = Corpus(tmp_path, 6, tokens=3000, longest=5)
+    for vanilla in (False, True):
+        switcher = Switcher(corpus.lexicon, 0.5, vanilla, seed=5)
+        stream = TokenStream(corpus.store, 24, corpus.word_map, corpus.forms, switcher)
+        replacement, eligible = corpus.replacements(switcher, 0)
+        offsets = corpus.lexicon.form_offsets
+        for window in range(stream.windows - 4):  # the last ones may reach into the first documents
+            expected, moved = [0, 0, 0], 0
+            for number, (start, end) in enumerate(corpus.words):
+                if start >= window * 24 and start + moved < window * 24 + 24:
+                    switched = replacement[number] >= 0
+                    expected = [a + b for a, b in zip(expected, (1, int(eligible[number]), int(switched)))]
+                    if switched:
+                        moved += int(np.diff(offsets[replacement[number] :][:2])[0]) - (end - start)
+            assert sequences(stream, [window], [0])[2].tolist() == [expected]
 
 
 def test_vanilla_predicts_what_stands_in_the_input(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, 4, tokens=1500, longest=4)
     switcher = Switcher(corpus.lexicon, 0.5, True, seed=5)
     stream = TokenStream(corpus.store, 16, corpus.word_map, corpus.forms, switcher)
-    for window in range(stream.windows):
-        sequence = stream.sequence(window, 0)
-        assert np.array_equal(sequence.inputs[1:], sequence.targets[:-1])
-        assert len(sequence.inputs) == len(sequence.targets) == 16
+    inputs, targets, _ = sequences(stream, list(range(stream.windows)), [0] * stream.windows)
+    assert np.array_equal(inputs[:, 1:], targets[:, :-1])
     # the last target of a window is switched where the word that starts the next one is
-    inputs, _ = corpus.literal(switcher, 0, 17, 0)
-    assert stream.sequence(0, 0).targets[-1] == inputs[16]
+    assert targets[0, -1] == corpus.literal(switcher, 0, 17, 0)[0][16]
 
 
 def test_without_a_switcher_the_text_is_as_it_is(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, 5, tokens=500, longest=3)
     stream = TokenStream(corpus.store, 16)
     for window in range(stream.windows):
-        sequence = stream.sequence(window, 0)
+        inputs, targets, counts = sequences(stream, [window], [0])
         ring = np.array(corpus.tokens + corpus.tokens[:1])[window * 16 : window * 16 + 17]
-        assert np.array_equal(sequence.inputs, ring[:-1])
-        assert np.array_equal(sequence.targets, ring[1:])
+        assert np.array_equal(inputs[0], ring[:-1])
+        assert np.array_equal(targets[0], ring[1:])
+        assert not counts.any()

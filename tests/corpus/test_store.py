@@ -1,5 +1,8 @@
 """The token store, alone and against megatron-core's."""
 
+import struct
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,25 @@ def test_damage_is_refused_with_the_file_named(tmp_path: Path, name: str, damage
 def test_missing_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prepare\.py"):
         TokenStore(tmp_path / "nothing")
+
+
+def test_ten_billion_tokens_open_at_constant_cost(tmp_path: Path) -> None:
+    """A sparse file: less than a second and a few megabytes, as for a small one."""
+    tokens = 10_000_000_000
+    with (tmp_path / "t.bin").open("wb") as file:
+        file.truncate(2 * tokens)
+    documents = np.full(5, tokens // 5, dtype=np.int64)
+    assert documents[0] < 2**31
+    with (tmp_path / "t.idx").open("wb") as file:
+        file.write(struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, 8, 5, 6))
+        file.write(documents.astype("<i4").tobytes())
+        file.write(((np.cumsum(documents) - documents) * 2).astype("<i8").tobytes())
+        file.write(np.arange(6, dtype="<i8").tobytes())
+    tracemalloc.start()
+    begin = time.process_time()
+    store = TokenStore(tmp_path / "t")
+    assert len(store) == tokens
+    assert store.tokens[tokens - 3 :].tolist() == [0, 0, 0]
+    assert time.process_time() - begin < 1
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign.corpus.switching import IGNORED, Switcher
+from prealign.corpus.switching import IGNORED, Replacements, Switcher
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 
 WORDS = 7
@@ -35,6 +35,14 @@ def lexicon_of(translations: dict[tuple[int, int], list[list[int]]]) -> Compiled
         "translations": np.array(flat, dtype=np.int32),
     }
     return CompiledLexicon(["en", "de", "zh", "ar"], arrays)
+
+
+def replacements(switcher: Switcher, forms: np.ndarray, ordinals: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
+    """The form that replaces each word, or -1."""
+    chosen, replacement, _ = switcher.choose(forms, ordinals, epoch)
+    result = np.full(len(forms), -1)
+    result[chosen] = replacement
+    return result
 
 
 def literal(
@@ -88,13 +96,30 @@ def test_apply_equals_the_literal_definition(
     table: dict[tuple[int, int], list[list[int]]] = {(0, 0): [new for new in replacement if new is not None]}
     lexicon = lexicon_of(table)
     forms = iter(range(WORDS * FORMS, (WORDS + len(replacement)) * FORMS, FORMS))
-    chosen = np.array([-1 if new is None else next(forms) for new in replacement])
-    starts, ends = np.array(words).T
-    got = Switcher(lexicon, 0.5, vanilla, seed=0).apply(np.array(tokens, dtype=np.uint16), starts, ends, chosen)
+    chosen = np.array([new is not None for new in replacement])
+    form = np.array([next(forms) for new in replacement if new is not None], dtype=np.int64)
+    starts, ends = np.array(words)[chosen].reshape(-1, 2).T
     expected = literal(tokens, words, replacement, vanilla)
-    if vanilla and all(new is None for new in replacement):
-        expected = literal(tokens, words, replacement, False)  # nothing switched: plain text, one position more
-    assert [list(part) for part in got] == [list(part) for part in expected]
+    if vanilla and not chosen.any():  # nothing switched: plain text
+        expected = (tokens[:-2], tokens[1:-1])
+    # the text stands in three rows: alone, between rows that are switched and rows that are not
+    rows = np.array([tokens] * 3, dtype=np.uint16)
+    both = Replacements(
+        np.repeat([0, 2], len(starts)), *(np.concatenate((part, part)) for part in (starts, ends, form))
+    )
+    length = len(expected[0])
+    inputs, targets = np.empty((3, length), np.int64), np.empty((3, length), np.int64)
+    begin, shift, filled = Switcher(lexicon, 0.5, vanilla, seed=0).apply(rows, both, inputs, targets)
+    assert filled.tolist() == [length, len(tokens) - 1 - vanilla, length]
+    for row in (0, 2):
+        assert [inputs[row].tolist(), targets[row].tolist()] == [list(part) for part in expected]
+    plain = min(length, len(tokens) - 1 - vanilla)
+    assert inputs[1, :plain].tolist() == tokens[:plain]
+    for number, place in enumerate(begin[: len(starts)]):
+        first = lexicon.form_offsets[form[number]]
+        assert place == length or inputs[0, place] == lexicon.form_tokens[first]
+        width = lexicon.form_offsets[form[number] + 1] - first
+        assert place + width == ends[number] + shift[number]
 
 
 def test_draws_do_not_depend_on_what_is_drawn_together() -> None:
@@ -102,11 +127,13 @@ def test_draws_do_not_depend_on_what_is_drawn_together() -> None:
     switcher = Switcher(lexicon, 0.5, False, seed=3)
     forms = np.arange(40) % WORDS * FORMS + 1
     ordinals = np.arange(1000, 1040)
-    together, _ = switcher.choose(forms, ordinals, epoch=2)
-    apart = np.concatenate([switcher.choose(forms[i : i + 1], ordinals[i : i + 1], 2)[0] for i in range(40)])
-    assert np.array_equal(together, apart)
-    another_epoch, _ = switcher.choose(forms, ordinals, epoch=3)
+    together = replacements(switcher, forms, ordinals, 2)
+    apart = [replacements(switcher, forms[i : i + 1], ordinals[i : i + 1], 2) for i in range(40)]
+    assert np.array_equal(together, np.concatenate(apart))
+    another_epoch = replacements(switcher, forms, ordinals, 3)
     assert not np.array_equal(together, another_epoch)
+    mixed = replacements(switcher, np.tile(forms, 2), np.tile(ordinals, 2), np.repeat([2, 3], 40))
+    assert np.array_equal(mixed, np.concatenate((together, another_epoch)))
 
 
 def test_ratio_and_uniformity() -> None:
@@ -115,7 +142,8 @@ def test_ratio_and_uniformity() -> None:
     switcher = Switcher(lexicon, 0.05, False, seed=1)
     count = 400_000
     entries = np.arange(count) % 3  # the third word has no translation
-    replacement, eligible = switcher.choose(entries * FORMS + 1, np.arange(count), epoch=0)
+    forms = entries * FORMS + 1
+    replacement, eligible = replacements(switcher, forms, np.arange(count), 0), switcher.choose(forms, forms, 0)[2]
     assert np.array_equal(eligible, entries < 2)
     switched = replacement >= 0
     assert not switched[~eligible].any()
@@ -126,15 +154,37 @@ def test_ratio_and_uniformity() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
 
 
+@pytest.mark.slow
+def test_ratio_over_ten_million_words() -> None:
+    """5.0 % +- 0.05 of the words with a translation; uniform over languages, and over translations within one."""
+    table = {(w, t): [[100 + 10 * w + t + k] for k in range(1 + (w + t) % 3)] for w in range(6) for t in range(TARGETS)}
+    lexicon = lexicon_of(table)
+    switcher = Switcher(lexicon, 0.05, False, seed=11)
+    observed = np.zeros(len(lexicon.surface_language))
+    switched = eligible = 0
+    for first in range(0, 10_000_000, 1_000_000):
+        ordinals = np.arange(first, first + 1_000_000)
+        chosen, form, can = switcher.choose(ordinals % WORDS * FORMS + 1, ordinals, 3)
+        switched, eligible = switched + len(chosen), eligible + int(can.sum())
+        observed += np.bincount(form // FORMS, minlength=len(observed))
+    assert switched / eligible == pytest.approx(0.05, abs=0.0005)
+    languages = np.bincount(lexicon.surface_language, observed)[1:]
+    assert (((languages - switched / TARGETS) ** 2) / (switched / TARGETS)).sum() < 13.8  # 2 degrees, p = 0.001
+    counts = lexicon.translation_offsets[:6, :, 1] - lexicon.translation_offsets[:6, :, 0]
+    expected = np.repeat(switched / 18 / counts.ravel(), counts.ravel())
+    found = observed[lexicon.translations]
+    assert ((found - expected) ** 2 / expected).sum() < 70.7  # 35 degrees of freedom, p < 0.0005
+
+
 def test_words_outside_the_table_stay() -> None:
     lexicon = lexicon_of({(0, 0): [[100]]})
-    replacement, eligible = Switcher(lexicon, 1.0, False, seed=0).choose(np.zeros(5, np.uint16), np.arange(5), 0)
+    chosen, _, eligible = Switcher(lexicon, 1.0, False, seed=0).choose(np.zeros(5, np.uint16), np.arange(5), 0)
     assert not eligible.any()
-    assert (replacement == -1).all()
+    assert len(chosen) == 0
 
 
 def test_a_form_is_replaced_by_the_same_form() -> None:
     lexicon = lexicon_of({(2, 1): [[50, 51]]})
     forms = 2 * FORMS + np.arange(FORMS) + 1
-    replacement, _ = Switcher(lexicon, 1.0, False, seed=0).choose(forms, np.arange(FORMS), 0)
+    replacement = replacements(Switcher(lexicon, 1.0, False, seed=0), forms, np.arange(FORMS), 0)
     assert np.array_equal(replacement, WORDS * FORMS + np.arange(FORMS))

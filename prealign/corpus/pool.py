@@ -1,0 +1,63 @@
+"""Work on all cores, results in order, memory bounded."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain, islice
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_work: Callable | None = None  # of a child process: what it was forked with
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    """``work`` of each task, in the order of the tasks, in child processes; at most two tasks a process are under way.
+
+    ``work`` is inherited by forking and never pickled; tasks and results are. One task alone is done here.
+    """
+    tasks = iter(tasks)
+    head = list(islice(tasks, 2))
+    if len(head) < 2 or cores() == 1:
+        yield from map(work, chain(head, tasks))
+        return
+    context = multiprocessing.get_context("fork")
+    waiting: deque[Future[Result]] = deque()
+    with ProcessPoolExecutor(cores(), context, initializer=_start, initargs=(work, os.getpid())) as pool:
+        try:
+            for task in chain(head, tasks):
+                waiting.append(pool.submit(_do, task))
+                if len(waiting) >= 2 * cores():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(work: Callable, parent: int) -> None:
+    global _work  # a child of the pool has one task function for its whole life
+    _work = work
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is killed; it would wait for tasks for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _do(task: object) -> object:
+    assert _work is not None
+    return _work(task)

@@ -1,0 +1,116 @@
+"""Stores are built in parallel, in bounded memory, and go on where a killed build stopped."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prealign.corpus import building
+from prealign.corpus.building import SeenDocuments, build_stores, document_hash
+from prealign.corpus.codeswitch_map import build_codeswitch_map
+from prealign.corpus.counting import count_words
+from prealign.corpus.pool import ordered_map
+from prealign.corpus.prepared import open_data
+from prealign.corpus.store import TokenStore
+from prealign.corpus.wordmap import WordMap
+from tests.conftest import SAMPLE_TEXT, tiny_recipe
+
+
+def documents() -> Iterator[str]:
+    for line in (SAMPLE_TEXT / "northanger_abbey.jsonl").open():
+        yield json.loads(line)["text"]
+
+
+def build(folder: Path, data_dir: Path, texts: Iterator[str]) -> dict[str, int]:
+    tokenizer = open_data(tiny_recipe(data_dir)).tokenizer
+    return build_stores(texts, folder, tokenizer, 600, 0, lambda digest: "heldout" if digest[0] < 26 else "train")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_every_document_is_new_once(batches: list[list[int]]) -> None:
+    seen, known = SeenDocuments(), set()
+    for batch in batches:
+        new = seen.add([document_hash(str(number)) for number in batch])
+        expected = []
+        for number in batch:
+            expected.append(number not in known)
+            known.add(number)
+        assert new.tolist() == expected
+
+
+@pytest.mark.parametrize("characters", [2_000, 50_000])
+def test_batches_and_interruptions_do_not_show(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int
+) -> None:
+    """Built in one batch, in many on all cores, and in several attempts of which each broke off: the same bytes."""
+    (tmp_path / "once").mkdir()
+    facts = build(tmp_path / "once", data_dir, documents())
+    monkeypatch.setattr(building, "_BATCH_CHARACTERS", characters)
+    monkeypatch.setattr(building, "_SECONDS_BETWEEN_COMMITS", 0.0)
+    folder = tmp_path / "often"
+    folder.mkdir()
+    assert build(folder, data_dir, documents()) == facts
+    assert contents(folder) == contents(tmp_path / "once")
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+    def breaking_off(after: int) -> Iterator[str]:
+        for number, document in enumerate(documents()):
+            if number == after:
+                raise KeyboardInterrupt
+            yield document
+
+    total = sum(1 for _ in documents())
+    for after in (total // 3, total // 2, total - 1):
+        with pytest.raises(KeyboardInterrupt):
+            build(folder, data_dir, breaking_off(after))
+        for name in ("train.bin", "train.words", "heldout.lengths"):  # what was written after the last commit
+            with (folder / name).open("ab") as file:
+                file.write(b"half a batch")
+    assert json.loads((folder / building.PROGRESS).read_text())["batches"] > 1
+    assert build(folder, data_dir, documents()) == facts
+    assert contents(folder) == contents(tmp_path / "once")
+
+
+def test_counts_and_maps_do_not_depend_on_chunks(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_data(tiny_recipe(data_dir))
+    store, words = TokenStore(data_dir / "en" / "train"), WordMap(data_dir / "en" / "train.words")
+    whole = list(count_words(store, words, data.tokenizer, tmp_path))
+    assert data.whole_lexicon is not None
+    build_codeswitch_map(tmp_path / "whole.cs", store, words, data.whole_lexicon)
+    monkeypatch.setattr("prealign.corpus.spans.CHUNK_TOKENS", 5003)
+    assert list(count_words(store, words, data.tokenizer, tmp_path)) == whole
+    build_codeswitch_map(tmp_path / "parts.cs", store, words, data.whole_lexicon)
+    assert (tmp_path / "parts.cs").read_bytes() == (tmp_path / "whole.cs").read_bytes()
+
+
+def test_a_new_dictionary_rebuilds_the_maps_without_tokenising(data_dir: Path, tmp_path: Path) -> None:
+    from prealign.corpus.preparing import prepare
+
+    shutil.copytree(data_dir, tmp_path / "data")
+    languages = tiny_recipe(data_dir).model_dump()["languages"]
+    languages["clone"]["dictionaries"] = [str(tmp_path / "en-clone.txt")]
+    (tmp_path / "en-clone.txt").write_text("abbey convent\n")
+    lines: list[str] = []
+    prepare(tiny_recipe(tmp_path / "data", languages=languages), lines.append)
+    # the tokenizer, both stores and the counts of words stay
+    assert [line.split()[0] for line in lines] == ["kept"] * 4 + ["built"] * 4
+
+
+def test_results_come_in_order_and_failures_come_through() -> None:
+    assert list(ordered_map(lambda number: number * number, range(50))) == [number * number for number in range(50)]
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(lambda number: 1 // (number - 20), range(50)))
+    assert list(ordered_map(np.sqrt, [])) == []
