@@ -60,11 +60,13 @@ def build_stores(
     vocab_size: int,
     shift: int,
     split_of: Callable[[bytes], str | None],
+    rewrite: Callable[[str], str] | None = None,
 ) -> dict[str, int]:
     """Write ``train`` and ``heldout`` stores with word maps to ``folder``.
 
     ``shift`` is added to every token id (a clone's block of the vocabulary). ``split_of`` maps a document's hash to
-    ``train``, ``heldout`` or None (not of this language). Exact repetitions of a document are dropped. Returns counts.
+    ``train``, ``heldout`` or None (not of this language). ``rewrite`` is applied to the documents chosen. Exact
+    repetitions of a document are dropped. Returns counts.
     """
     facts = dict.fromkeys(
         [f"{split}_{what}" for split in SPLITS for what in ("documents", "tokens", "words", "bytes")], 0
@@ -78,7 +80,7 @@ def build_stores(
             if key in seen:
                 facts["repeated_documents"] += 1
             elif split := split_of(key):
-                yield document, split
+                yield rewrite(document) if rewrite else document, split
             seen.add(key)
 
     def encode(item: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:

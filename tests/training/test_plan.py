@@ -23,19 +23,21 @@ def test_aligning_is_charged_to_each_language(data_dir: Path, words: tuple[int, 
     aligned = align_plan(recipe)
     consumed = Account(aligned.text_tokens(recipe), dict(zip(recipe.languages, words)), aligned.steps)
     plan = pretrain_plan(recipe, consumed)
-    assert plan.phase.consumed == aligned.phase.counts  # the text goes on where the align stage stopped reading
+    assert (
+        plan.mixture.phases[0].consumed == aligned.mixture.counts
+    )  # the text goes on where the align stage stopped reading
     for name, spent in plan.text_tokens(recipe).items():
         left = recipe.languages[name].tokens - consumed.text[name] - consumed.words[name] - spent
         step = recipe.batch.global_batch_size * recipe.model.context if name == "en" else recipe.model.context
         assert 0 <= left < step
-    assert sum(plan.phase.counts) == plan.steps * recipe.batch.global_batch_size
+    assert sum(plan.mixture.counts) == plan.steps * recipe.batch.global_batch_size
 
 
 def test_the_align_stage_reads_the_mixture(data_dir: Path) -> None:
     recipe = tiny_recipe(data_dir)
     plan = align_plan(recipe)
     assert plan.steps == 10
-    assert plan.phase.counts == (128, 32)
+    assert plan.mixture.counts == (128, 32)
 
 
 def test_impossible_budgets(data_dir: Path) -> None:
