@@ -72,26 +72,30 @@ def allocate(supplies: list[Supply], steps: int, batch: int) -> list[Stretch]:
     spread = [s.windows is not None and (weighted or s.active is not None) for s in supplies]
     left = [0 if s.windows is None or fixed else s.windows for s, fixed in zip(supplies, spread)]
 
-    result = []
+    spread_counts = []
     for first, end in stretches:
-        active = [a <= first and end <= b for a, b in ranges]
         counts = [
-            _spread(supply.windows or 0, pair, (first, end)) if fixed and on else 0
-            for supply, pair, fixed, on in zip(supplies, ranges, spread, active)
+            _spread(supply.windows or 0, (a, b), (first, end)) if fixed and a <= first and end <= b else 0
+            for supply, (a, b), fixed in zip(supplies, ranges, spread)
         ]
-        rest = (end - first) * batch - sum(counts)
-        if rest < 0:
+        if sum(counts) > (end - first) * batch:
             _refuse_overflow(supplies, counts, first, end, batch)
-        shares = _weights(supplies, active, first) if weighted else left
-        if rest > 0 and (sum(shares) == 0 or (not weighted and sum(left) < rest)):
+        spread_counts.append(counts)
+
+    result = []
+    for (first, end), counts in zip(stretches, spread_counts):
+        rest = (end - first) * batch - sum(counts)
+        shares = left
+        if weighted:
+            shares = _weights(supplies, [a <= first and end <= b for a, b in ranges], first)
+        if (rest > 0 and sum(shares) == 0) or (not weighted and rest > sum(left)):
             raise UserError(
                 f"languages: steps {first} to {end} of the pretrain stage have room for {rest} samples more than the "
                 f"sources with a range give; expected a source that is active there and whose weight is not 0, or that "
                 f"has no range"
             )
         filled = apportion(rest, shares)
-        if not weighted:
-            left = [there - taken for there, taken in zip(left, filled)]
+        left = [there - taken for there, taken in zip(left, filled)] if not weighted else left
         counts = [fixed + share for fixed, share in zip(counts, filled)]
         if sum(count > 0 for count in counts) > MOST_SOURCES:
             raise UserError(

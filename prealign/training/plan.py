@@ -119,6 +119,12 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
                 f"languages.*.tokens: found less than one step of text without a range ({known[largest]} samples); "
                 f"expected at least batch.global_batch_size={batch}"
             )
+    for phase in recipe.mixture.phases:
+        if phase.from_step >= steps:
+            raise UserError(
+                f"mixture.phases: found from_step {phase.from_step}; the pretrain stage has {steps} steps; lower it or "
+                f"raise mixture.tokens"
+            )
     before = tuple(consumed.text[name] // context if name in recipe.languages else 0 for name in recipe.sources)
     stretches = allocate(_supplies(recipe, windows), steps, batch)
     return StagePlan("pretrain", _mixture(recipe, stretches, before), steps)
