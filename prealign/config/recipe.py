@@ -92,8 +92,8 @@ class Language(Share):
     clone_share: Fraction = 0.01
     """Share of the original's training documents that become clone text (and leave the original's text)."""
     clone_level: Literal["token", "word"] = "token"
-    """`token`: a clone's tokens are the original's, shifted. `word`: each word type first becomes another one, by a
-    seeded bijection that keeps case and, where it can, the number of tokens; then its tokens are shifted."""
+    """`token`: a clone's tokens are the original's, shifted. `word`: each word type first becomes another one of its
+    length, by a seeded bijection (`prealign.text.clone_words`); then the tokens of that word are shifted."""
     clone_seed: int = 0
     """Which bijection, at level `word`."""
     space_prefix: bool = True

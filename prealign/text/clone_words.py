@@ -2,8 +2,9 @@
 
 A word type is a case-folded word. Every written form of a type becomes the same form (as it stands, capitalised, upper
 case) of one other type; a word that is not in the table, or written in another way ("McDonald"), stays what it is.
-Types change places only with types that have as many different forms, so that forms map one to one, and as many tokens,
-so that the clone's text is about as long as the original's.
+Types change places only with types that have as many different forms, so that forms map one to one, and as many bytes
+and tokens (in the usual and the capitalised form), so that the clone's text is as long as the original's, but for rare
+forms. A type that has no such partner stays what it is.
 """
 
 from collections.abc import Iterable
@@ -33,7 +34,9 @@ class CloneWords:
             if any(form.lower() != word for form in forms):
                 continue  # upper case that does not lead back, as of the German sharp s
             pattern = (forms[0] == forms[1], forms[1] == forms[2])
-            classes.setdefault((len(tokenizer.encode(" " + forms[case])), *pattern), []).append(word)
+            common = (" " + forms[case], " " + forms[1], forms[1])
+            key = (len(word.encode()), *pattern, *(len(tokenizer.encode(form)) for form in common))
+            classes.setdefault(key, []).append(word)
         table = {}
         for key, members in classes.items():
             order = permute(np.arange(len(members)), len(members), int(mix(seed, *key)))

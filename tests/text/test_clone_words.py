@@ -37,7 +37,7 @@ def test_round_trip(text: str) -> None:
 
 def test_words_change_places() -> None:
     assert sorted(CLONE.table) == sorted(CLONE.table.values())
-    assert sum(word != clone for word, clone in CLONE.table.items()) > len(CLONE.table) / 2
+    assert sum(word != clone for word, clone in CLONE.table.items()) > len(CLONE.table) / 3
     assert "straße" not in CLONE.table  # STRASSE does not lead back
     other = CloneWords.draw([(word, 0) for word in WORDS], TOKENIZER, seed=4)
     assert other.table != CLONE.table
