@@ -74,17 +74,55 @@ def _path_is_dictionary(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Language(Section):
+class Share(Section):
+    """How much of the run a text gets: by ``tokens`` or by ``weight``, one of the two."""
+
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    """Training tokens over the whole run, align stage and word batches included. More than the text has: several
+    epochs, each in an order of its own."""
+    weight: Annotated[float, Field(ge=0.0)] | None = None
+    """Share, relative to the other weights, of what is left of `mixture.tokens`; `mixture.phases` can change it."""
+    active: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)] | None] | None = None
+    """``[from_step, to_step]``: take part in these steps of the pretrain stage only, ``to_step`` not included (null: to
+    the end). `tokens` are spread evenly over them. The align stage then reads nothing of this text."""
+
+    @model_validator(mode="after")
+    def _one_share(self) -> "Share":
+        if (self.tokens is None) == (self.weight is None):
+            raise ValueError("found both or neither of 'tokens' and 'weight'; expected exactly one of them")
+        if self.active is not None and self.active[1] is not None and self.active[0] >= self.active[1]:
+            raise ValueError(f"active: found {list(self.active)}; expected from_step < to_step")
+        return self
+
+
+class Source(Share):
+    """Text beside a language's own: read in the pretrain stage only, never held out, not part of the tokenizer's
+    training text nor of the word counts. In a clone's source the text is given in the original's words.
+
+    Every token is read once an epoch: the last window is filled up from the beginning. Repeated documents are dropped;
+    what shall be read f times has f times its tokens as budget.
+    """
+
+    text: Text
+
+
+class Language(Share):
     """One language of the mixture. What is known of a language by its name (`prealign.config.languages`) fills the
     facts from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
 
-    tokens: Annotated[int, Field(ge=0)]
-    """Training tokens of this language over the whole run, align stage and word batches included."""
     text: Text | None = None
+    sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Source] = {}
+    """Extra texts by name, with budgets of their own; `mixture.phases` and the token account call them
+    ``LANGUAGE.NAME``."""
     clone_of: str | None = None
-    """Make this language a clone: token ids of documents of that language, shifted by the vocabulary size."""
+    """Make this language a clone: documents of that language, with token ids shifted by the vocabulary size."""
     clone_share: Fraction = 0.01
     """Share of the original's training documents that become clone text (and leave the original's text)."""
+    clone_level: Literal["token", "word"] = "token"
+    """`token`: a clone's tokens are the original's, shifted. `word`: each word type first becomes another one of its
+    length, by a seeded bijection (`prealign.text.clone_words`); then the tokens of that word are shifted."""
+    clone_seed: int = 0
+    """Which bijection, at level `word`."""
     dictionaries: list[Annotated[Dictionary, BeforeValidator(_path_is_dictionary)]] = []
     """Translations from the source language, merged; pairs that more of them give come first."""
     scripts: list[str] = []
@@ -118,7 +156,30 @@ class Language(Section):
     def _one_origin(self) -> "Language":
         if (self.text is None) == (self.clone_of is None):
             raise ValueError("found both or neither of 'text' and 'clone_of'; expected exactly one of them")
+        if self.clone_level == "word" and self.clone_of is None:
+            raise ValueError("clone_level: found 'word' without 'clone_of'; expected a clone language")
         return self
+
+
+class MixturePhase(Section):
+    """Weights from a step on."""
+
+    from_step: Count
+    """Step of the pretrain stage."""
+    weights: dict[str, Annotated[float, Field(ge=0.0)]]
+    """New weights by name; the others keep what they have."""
+
+
+class Mixture(Section):
+    """The run's size, where languages have weights."""
+
+    tokens: Count | None = None
+    """Training tokens of the whole run, align stage included; texts with a weight share what `tokens` of the others
+    leave."""
+    phases: list[MixturePhase] = []
+    """Changes of weights, in the order of their steps. Before the first, and in the align stage, each text has its own
+    `weight`. Without phases (and without a weight on a text with `active`) the weights are turned into token budgets,
+    which runs with and without an align stage meet alike; phases count steps, so there only the total is the same."""
 
 
 class Tokenizer(Section):
@@ -387,6 +448,7 @@ class Recipe(Section):
     """`[pretrain]` alone is Joint Training (with `codeswitch.ratio: 0`)."""
     source_language: str = "en"
     languages: dict[str, Language]
+    mixture: Mixture = Mixture()
     data: Data
     lexicon: Lexicon = Lexicon()
     translation: Translation | None = None
@@ -423,6 +485,17 @@ class Recipe(Section):
                 raise ValueError(
                     f"languages.{name}.clone_of: found '{original}'; expected a language of this recipe that has text"
                 )
+            if language.clone_level == "word" and original is not None and not self.languages[original].space_prefix:
+                raise ValueError(
+                    f"languages.{name}.clone_level: found 'word'; '{original}' is written without spaces; "
+                    f"expected 'token'"
+                )
+            if language.clone_level == "word" and self.model.init == "perfect_clone":
+                raise ValueError(
+                    f"model.init: found 'perfect_clone' and languages.{name}.clone_level: word; its tokens stand for "
+                    f"other words than the original's; expected clone_level: token"
+                )
+        self._check_mixture()
         last = self.model.layers + (not self.model.tied_embeddings)
         if isinstance(self.align.layers, list):
             chosen = self.align.layers
@@ -435,6 +508,44 @@ class Recipe(Section):
         if "align" in self.stages and self.pretrain.init_from is not None:
             raise ValueError("pretrain.init_from: found a folder beside the stage 'align'; expected stages: [pretrain]")
         return self
+
+    def _check_mixture(self) -> None:
+        dotted = [name for name in self.languages if "." in name]
+        if dotted:
+            raise ValueError(f"languages: found the name '{dotted[0]}'; expected names without a dot")
+        weighted = [name for name, share in self.sources.items() if share.weight is not None]
+        if bool(weighted) != (self.mixture.tokens is not None):
+            raise ValueError(
+                f"mixture.tokens: found {self.mixture.tokens} and weights for {weighted or 'no language'}; expected "
+                f"both or neither"
+            )
+        steps = [phase.from_step for phase in self.mixture.phases]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"mixture.phases: found from_step {steps}; expected ascending steps")
+        for phase in self.mixture.phases:
+            unknown = [name for name in phase.weights if name not in weighted]
+            if unknown:
+                raise ValueError(
+                    f"mixture.phases: found a weight for '{unknown[0]}'; expected one of those that have a 'weight': "
+                    f"{weighted}"
+                )
+
+    @property
+    def sources(self) -> dict[str, Share]:
+        """What the sample stream draws on, in its numbering: every language's own text, then the extra texts."""
+        extra = {f"{name}.{key}": item for name, lang in self.languages.items() for key, item in lang.sources.items()}
+        return dict(self.languages) | extra
+
+    def source_key(self, source: str) -> str:
+        """Where one of `sources` stands in the recipe."""
+        language, _, extra = source.partition(".")
+        return f"languages.{language}.sources.{extra}" if extra else f"languages.{language}"
+
+    @property
+    def language_of_source(self) -> tuple[int, ...]:
+        """Number of the language of each of `sources`."""
+        names = list(self.languages)
+        return tuple(names.index(source.partition(".")[0]) for source in self.sources)
 
     @property
     def targets(self) -> list[str]:

@@ -108,12 +108,15 @@ class _Encode:
     tokenizer: Tokenizer
     dtype: np.dtype
     shift: int
+    rewrite: Callable[[str], str] | None
 
     def __call__(self, batch: dict[str, list[str]]) -> dict[str, _Encoded]:
         return {split: self._encode(documents) for split, documents in batch.items()}
 
     def _encode(self, documents: list[str]) -> _Encoded:
         tokenizer = self.tokenizer
+        if self.rewrite is not None:
+            documents = [self.rewrite(document) for document in documents]
         end = np.array([tokenizer.end_of_document], np.uint32)
         parts = [part for document in documents for part in (tokenizer.encode(document), end)]
         lengths = np.fromiter((len(part) for part in parts[::2]), np.int64, len(documents)) + 1
@@ -154,11 +157,13 @@ def build_stores(
     vocab_size: int,
     shift: int,
     split_of: Callable[[bytes], str | None],
+    rewrite: Callable[[str], str] | None = None,
 ) -> dict[str, int]:
     """Write ``train`` and ``heldout`` stores with word maps to ``folder``, on all cores.
 
     ``shift`` is added to every token id (a clone's block of the vocabulary). ``split_of`` maps a document's hash to
-    ``train``, ``heldout`` or None (not of this language). Exact repetitions of a document are dropped. Returns counts.
+    ``train``, ``heldout`` or None (not of this language). ``rewrite`` is applied to the documents chosen. Exact
+    repetitions of a document are dropped. Returns counts.
 
     Memory does not grow with the text, but for some ten bytes a document. Work that a killed build had committed is
     found in ``folder`` and kept: its documents are read again, and not tokenised.
@@ -191,7 +196,7 @@ def build_stores(
         for writer in writers.values():
             stack.enter_context(writer.store)
             stack.enter_context(writer.words)
-        encode = _Encode(tokenizer, np.dtype(token_dtype(vocab_size)), shift)
+        encode = _Encode(tokenizer, np.dtype(token_dtype(vocab_size)), shift, rewrite)
         letter_table()  # made once, before the processes are forked
         committed = time.monotonic()
         for number, parts in enumerate(ordered_map(encode, batches()), start=done["batches"] + 1):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from prealign.corpus.mixture import Phase, window_of
+from prealign.corpus.mixture import Mixture, Phase, window_of
 from prealign.corpus.sequences import TokenStream
 from prealign.hashing import mix
 
@@ -19,10 +19,11 @@ _READ_TOGETHER = 64
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one forward pass on one rank, sorted by language.
+    """Sequences of one forward pass on one rank, sorted by stream.
 
-    ``inputs``, ``targets``: int64 ``[rows, context]``. ``rows_per_language``: int, in recipe order. ``words``: words
-    that start in the rows: all, those with a translation, those replaced (int64 ``[3]``).
+    ``inputs``, ``targets``: int64 ``[rows, context]``. ``rows_per_language``: int, in the order of the streams
+    (`Recipe.sources`: languages, then their extra texts). ``words``: words that start in the rows: all, those with a
+    translation, those replaced (int64 ``[3]``).
     """
 
     inputs: torch.Tensor
@@ -48,7 +49,7 @@ class Located(NamedTuple):
 class StageDataset(Dataset[list[MicroBatch]]):
     """Item = the places of a step's samples on one rank, in order -> its micro-batches."""
 
-    def __init__(self, streams: list[TokenStream], phase: Phase, seed: int) -> None:
+    def __init__(self, streams: list[TokenStream], phase: Mixture | Phase, seed: int) -> None:
         self.streams = streams
         self.phase = phase
         self.seed = seed

@@ -9,7 +9,7 @@ import numpy as np
 from prealign.config import Recipe
 from prealign.corpus.artefact import Artefact, digest, open_artefact
 from prealign.corpus.codeswitch_map import CodeSwitchMap
-from prealign.corpus.preparing import has_lexicon
+from prealign.corpus.preparing import codeswitch_folder, has_lexicon, load_clone_words, switched_sources
 from prealign.corpus.sequences import TokenStream
 from prealign.corpus.store import TokenStore
 from prealign.corpus.switching import Switcher
@@ -17,6 +17,7 @@ from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
 from prealign.hashing import Draw, mix
 from prealign.lexicon.compiled import CompiledLexicon
+from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.tokenizer import Tokenizer
 
 
@@ -30,11 +31,27 @@ class PreparedData:
     @property
     def fingerprint(self) -> str:
         """One hash over all artefacts that a run reads."""
-        return digest({name: artefact.fingerprint for name, artefact in self.artefacts.items()})
+        return self.fingerprint_of("pretrain")
+
+    def fingerprint_of(self, stage: str) -> str:
+        """One hash over all artefacts that a stage reads: the align stage reads no extra texts."""
+        skipped: set[str] = set()
+        if stage == "align":
+            extra = list(self.recipe.sources)[len(self.recipe.languages) :]
+            skipped = {*extra, *(codeswitch_folder(name) for name in extra)}
+        kept = {name: artefact.fingerprint for name, artefact in self.artefacts.items() if name not in skipped}
+        return digest(kept)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.artefacts["tokenizer"].folder)
+
+    @cached_property
+    def clone_tokenizer(self) -> CloneTokenizer:
+        """The tokenizer with the blocks of all clone languages."""
+        words = {name: self.artefacts.get(f"clone_words.{name}") for name in self.recipe.clones}
+        levels = {name: load_clone_words(artefact) for name, artefact in words.items() if artefact}
+        return CloneTokenizer(self.tokenizer, self.recipe.clones, levels)
 
     @cached_property
     def whole_lexicon(self) -> CompiledLexicon | None:
@@ -59,13 +76,16 @@ class PreparedData:
         return TokenStore(self.artefacts[language].folder / "heldout")
 
     def streams(self, code_switch: bool) -> list[TokenStream]:
-        """Training streams in recipe order; with ``code_switch`` the source language's text is switched."""
+        """Training streams in the order of `Recipe.sources`; with ``code_switch`` text in the source language is
+        switched."""
         recipe = self.recipe
+        switched = switched_sources(recipe) if code_switch and recipe.codeswitch.ratio > 0 else []
         streams = []
-        for name in recipe.languages:
+        for number, name in enumerate(recipe.sources):
             folder = self.artefacts[name].folder
             store = TokenStore(folder / "train")
-            if code_switch and recipe.codeswitch.ratio > 0 and name == recipe.source_language:
+            every_token = name not in recipe.languages
+            if name in switched:
                 lexicon = self.lexicon
                 if lexicon is None:
                     raise UserError(
@@ -74,16 +94,17 @@ class PreparedData:
                         "or a clone among languages, or codeswitch.ratio=0"
                     )
                 words = WordMap(folder / "train.words")
-                forms = CodeSwitchMap(self.artefacts["codeswitch"].folder / "train.cs", words.words)
+                forms = CodeSwitchMap(self.artefacts[codeswitch_folder(name)].folder / "train.cs", words.words)
+                seed = mix(recipe.seed, Draw.SWITCHING)
                 switcher = Switcher(
                     lexicon,
                     recipe.codeswitch.ratio,
                     recipe.codeswitch.mode == "vanilla",
-                    int(mix(recipe.seed, Draw.SWITCHING)),
+                    int(mix(seed, number) if every_token else seed),
                 )
-                streams.append(TokenStream(store, recipe.model.context, words, forms, switcher))
+                streams.append(TokenStream(store, recipe.model.context, words, forms, switcher, every_token))
             else:
-                streams.append(TokenStream(store, recipe.model.context))
+                streams.append(TokenStream(store, recipe.model.context, every_token=every_token))
         return streams
 
     def heldout_bytes(self, language: str, tokens: np.ndarray) -> int:
@@ -109,28 +130,35 @@ def open_data(recipe: Recipe) -> PreparedData:
             f"{found} "
             "tokens; set the key to that, or run launchers/prepare.py with this recipe"
         )
-    for name in recipe.languages:
-        artefacts[name] = _open_store(recipe, name, artefacts["tokenizer"].facts)
+    for name, language in recipe.languages.items():
+        if language.clone_level == "word":
+            artefacts[f"clone_words.{name}"] = open_artefact(folder / f"clone_words.{name}", "clone words")
+    for name in recipe.sources:
+        artefacts[name] = _open_store(recipe, name, artefacts)
     if has_lexicon(recipe):
         artefacts["lexicon"] = open_artefact(folder / "lexicon", "alignment table")
         if recipe.lexicon.heldout_fraction > 0:
             artefacts["heldout_words"] = open_artefact(folder / "heldout_words", "held-out words")
-        artefacts["codeswitch"] = open_artefact(folder / "codeswitch", "code-switch map")
         wanted = [recipe.source_language, *recipe.targets]
         _expect(artefacts["lexicon"], "languages", artefacts["lexicon"].facts["languages"], wanted)
-        for part in ("store", "lexicon"):
-            of = artefacts[recipe.source_language if part == "store" else "lexicon"]
-            _expect(artefacts["codeswitch"], part, artefacts["codeswitch"].inputs[part], of.fingerprint)
+        for name in switched_sources(recipe):
+            key = codeswitch_folder(name)
+            artefacts[key] = open_artefact(folder / key, "code-switch map")
+            for part, of in (("store", artefacts[name]), ("lexicon", artefacts["lexicon"])):
+                _expect(artefacts[key], part, artefacts[key].inputs[part], of.fingerprint)
     return PreparedData(recipe, artefacts)
 
 
-def _open_store(recipe: Recipe, name: str, tokenizer: dict[str, Any]) -> Artefact:
+def _open_store(recipe: Recipe, name: str, artefacts: dict[str, Artefact]) -> Artefact:
     artefact = open_artefact(recipe.data.dir / name, "token store")
-    _expect(artefact, "tokenizer", artefact.inputs["tokenizer"], tokenizer["sha256"])
+    language = name.partition(".")[0]
+    words = artefacts.get(f"clone_words.{language}")
+    _expect(artefact, "tokenizer", artefact.inputs["tokenizer"], artefacts["tokenizer"].facts["sha256"])
     _expect(artefact, "vocab_size", artefact.inputs["vocab_size"], recipe.vocab_size)
-    _expect(artefact, "shift", artefact.inputs["shift"], recipe.token_offset(name))
+    _expect(artefact, "shift", artefact.inputs["shift"], recipe.token_offset(language))
+    _expect(artefact, "clone words", artefact.inputs.get("clone_words"), words.fingerprint if words else None)
     tokens = artefact.facts["train_tokens"]
-    if tokens < recipe.model.context:
+    if name in recipe.languages and tokens < recipe.model.context:
         raise UserError(
             f"languages.{name}: found {tokens} training tokens; expected at least "
             f"model.context={recipe.model.context}; "

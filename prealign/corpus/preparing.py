@@ -1,30 +1,39 @@
 """Text -> everything training reads: tokenizer, stores, word counts, alignment table, code-switch map.
 
 Folders under ``data.dir``: ``tokenizer``, one per language, those of the alignment table
-(`prealign.corpus.preparing_lexicon`), ``codeswitch``. Each is an artefact (`prealign.corpus.artefact`): running this
-again rebuilds only what its inputs changed.
+(`prealign.corpus.preparing_lexicon`), ``codeswitch``; for extra texts ``LANGUAGE.SOURCE`` and ``codeswitch.SOURCE``;
+for clones at word level ``clone_words.LANGUAGE``. Each is an artefact (`prealign.corpus.artefact`): running this again
+rebuilds only what its inputs changed.
 """
 
 import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe
+from prealign.config.recipe import Text
 from prealign.corpus.artefact import Artefact, InputHashes, ensure
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
+from prealign.corpus.counting import count_words
 from prealign.corpus.preparing_lexicon import prepare_lexicon
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
 from prealign.lexicon.compiled import CompiledLexicon
+from prealign.text.clone_words import CloneWords
 from prealign.text.reading import ReadCounts, read_documents, text_files
 from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks, train_tokenizer
 
 Say = Callable[[str], None]
+
+MOST_CLONE_WORDS = 1_000_000
+"""Word types that a clone at word level exchanges, the most frequent ones; the table is held in memory."""
 
 
 def prepare(recipe: Recipe, say: Say) -> None:
@@ -66,17 +75,25 @@ class _Preparation:
     def run(self) -> None:
         inputs = {name: self._text_inputs(name) for name, lang in self.recipe.languages.items() if lang.text}
         tokenizer = self._tokenizer(inputs)
-        stores = {name: self._language(name, inputs, tokenizer) for name in self.recipe.languages}
+        stores: dict[str, Artefact] = {}
+        clone_words: dict[str, Artefact] = {}
+        for name in sorted(self.recipe.languages, key=lambda name: self.recipe.languages[name].clone_of is not None):
+            language = self.recipe.languages[name]
+            if language.clone_of is not None and language.clone_level == "word":
+                clone_words[name] = self._clone_words(name, stores[language.clone_of], tokenizer)
+            stores[name] = self._language(name, inputs, tokenizer, clone_words.get(name))
+        for name in list(self.recipe.sources)[len(self.recipe.languages) :]:
+            stores[name] = self._source(name, tokenizer, clone_words.get(name.partition(".")[0]))
         if has_lexicon(self.recipe):
-            lexicon = prepare_lexicon(self.recipe, stores, tokenizer, self.hashes, self._ensure)
-            self._codeswitch(stores[self.source], lexicon)
+            lexicon = prepare_lexicon(self.recipe, stores, clone_words, tokenizer, self.hashes, self._ensure)
+            for name in switched_sources(self.recipe):
+                self._codeswitch(name, stores[name], lexicon)
         self.hashes.save()
 
     def _text_inputs(self, name: str) -> dict[str, Any]:
-        """What the text of a language depends on."""
-        text = self.recipe.languages[name].text
-        assert text is not None
-        files = self.hashes.of(text_files(text, f"languages.{name}.text")) if text.files else []
+        """What the text of a source depends on."""
+        text, key = self._text(name)
+        files = self.hashes.of(text_files(text, key)) if text.files else []
         return text.model_dump(mode="json", exclude={"files"}) | {
             "sha256": files,
             "invalid_utf8": self.data.invalid_utf8,
@@ -86,10 +103,15 @@ class _Preparation:
         shares = [lang.clone_share for lang in self.recipe.languages.values() if lang.clone_of == name]
         return Split(self.data.heldout_fraction, tuple(shares))
 
+    def _text(self, name: str) -> tuple[Text, str]:
+        """The text of a source and its key in the recipe."""
+        text = getattr(self.recipe.sources[name], "text", None)
+        assert isinstance(text, Text)
+        return text, f"{self.recipe.source_key(name)}.text"
+
     def _documents(self, name: str, counts: ReadCounts) -> Iterator[str]:
-        text = self.recipe.languages[name].text
-        assert text is not None
-        return read_documents(text, f"languages.{name}.text", self.data.invalid_utf8, counts)
+        text, key = self._text(name)
+        return read_documents(text, key, self.data.invalid_utf8, counts)
 
     def _tokenizer(self, text_inputs: dict[str, Any]) -> Tokenizer:
         settings = self.data.tokenizer
@@ -134,9 +156,59 @@ class _Preparation:
                 if self._split(name).role_of(document) != "heldout":
                     budget -= len(document.encode())
                     yield document
-            _expect_documents(name, counts)
+            _expect_documents(f"languages.{name}", counts)
 
-    def _language(self, name: str, text_inputs: dict[str, Any], tokenizer: Tokenizer) -> Artefact:
+    def _clone_words(self, name: str, original: Artefact, tokenizer: Tokenizer) -> Artefact:
+        """The bijection of a clone at word level, over the words of the original's training text."""
+        seed = self.recipe.languages[name].clone_seed
+        inputs = {"store": original.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": seed}
+
+        def build(folder: Path) -> dict[str, Any]:
+            words = WordMap(original.folder / "train.words")
+            scratch = folder / "scratch"
+            scratch.mkdir()
+            counts = count_words(TokenStore(original.folder / "train"), words, tokenizer, scratch)
+            most = ((word, case) for word, _, case in islice(counts, MOST_CLONE_WORDS))
+            drawn = CloneWords.draw(most, tokenizer, seed)
+            shutil.rmtree(scratch)
+            drawn.save(folder / "words.tsv")
+            return {"words": len(drawn.table), "unchanged": sum(a == b for a, b in drawn.table.items())}
+
+        return self._ensure(f"clone_words.{name}", "clone words", inputs, build)
+
+    def _source(self, name: str, tokenizer: Tokenizer, words: Artefact | None) -> Artefact:
+        """The store of an extra text, all of it for training."""
+        shift = self.recipe.token_offset(name.partition(".")[0])
+        inputs = {
+            "text": self._text_inputs(name),
+            "tokenizer": tokenizer.fingerprint,
+            "vocab_size": self.recipe.vocab_size,
+            "shift": shift,
+        } | _clone_words_input(words)
+
+        def build(folder: Path) -> dict[str, Any]:
+            counts = ReadCounts()
+            facts = build_stores(
+                self._documents(name, counts),
+                folder,
+                tokenizer,
+                self.recipe.vocab_size,
+                shift,
+                lambda digest: "train",
+                load_clone_words(words).to_clone if words else None,
+            )
+            _expect_documents(self.recipe.source_key(name), counts)
+            return facts | {
+                "documents_read": counts.documents,
+                "empty": counts.empty,
+                "invalid_utf8": counts.invalid_utf8,
+            }
+
+        return self._ensure(name, "token store", inputs, build, resumable=True)
+
+    def _language(
+        self, name: str, text_inputs: dict[str, Any], tokenizer: Tokenizer, words: Artefact | None
+    ) -> Artefact:
         language = self.recipe.languages[name]
         origin = language.clone_of or name
         split = self._split(origin)
@@ -149,7 +221,7 @@ class _Preparation:
             "vocab_size": self.recipe.vocab_size,
             "shift": self.recipe.token_offset(name),
             "split": asdict(split) | {"role": role},
-        }
+        } | _clone_words_input(words)
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
@@ -161,8 +233,9 @@ class _Preparation:
                 self.recipe.vocab_size,
                 self.recipe.token_offset(name),
                 lambda digest: wanted.get(split.role(digest)),
+                load_clone_words(words).to_clone if words else None,
             )
-            _expect_documents(origin, counts)
+            _expect_documents(f"languages.{origin}", counts)
             for part, key in (("train", f"languages.{name}.clone_share"), ("heldout", "data.heldout_fraction")):
                 if facts[f"{part}_tokens"] == 0:
                     raise UserError(
@@ -177,7 +250,7 @@ class _Preparation:
 
         return self._ensure(name, "token store", inputs, build, resumable=True)
 
-    def _codeswitch(self, store: Artefact, lexicon: Artefact) -> None:
+    def _codeswitch(self, name: str, store: Artefact, lexicon: Artefact) -> None:
         inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint}
 
         def build(folder: Path) -> dict[str, Any]:
@@ -185,7 +258,7 @@ class _Preparation:
             words = WordMap(store.folder / "train.words")
             return build_codeswitch_map(folder / "train.cs", TokenStore(store.folder / "train"), words, table)
 
-        self._ensure("codeswitch", "code-switch map", inputs, build)
+        self._ensure(codeswitch_folder(name), "code-switch map", inputs, build)
 
     def _ensure(
         self,
@@ -206,9 +279,29 @@ class _Preparation:
         return artefact
 
 
-def _expect_documents(name: str, counts: ReadCounts) -> None:
+def load_clone_words(artefact: Artefact) -> CloneWords:
+    """The bijection that an artefact holds."""
+    return CloneWords.load(artefact.folder / "words.tsv")
+
+
+def codeswitch_folder(source: str) -> str:
+    """The folder of a source's code-switch map; ``source`` is one of `switched_sources`."""
+    _, _, extra = source.partition(".")
+    return f"codeswitch.{extra}" if extra else "codeswitch"
+
+
+def switched_sources(recipe: Recipe) -> list[str]:
+    """The sources in the source language, whose text is code-switched."""
+    return [name for name in recipe.sources if name.partition(".")[0] == recipe.source_language]
+
+
+def _clone_words_input(words: Artefact | None) -> dict[str, str]:
+    return {"clone_words": words.fingerprint} if words else {}
+
+
+def _expect_documents(key: str, counts: ReadCounts) -> None:
     if counts.documents == 0:
-        raise UserError(f"languages.{name}.text: found no document with text in it; expected at least one")
+        raise UserError(f"{key}.text: found no document with text in it; expected at least one")
 
 
 def has_lexicon(recipe: Recipe) -> bool:

@@ -8,7 +8,7 @@ A changed dictionary leaves the stores and ``words`` as they are.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from prealign.lexicon.dictionaries import dictionary_files, read_dictionary
 from prealign.lexicon.heldout import heldout_entries, spellings, training_entries
 from prealign.lexicon.merging import Merger
 from prealign.lexicon.table import Entry, read_table, write_table
+from prealign.text.clone_words import CloneWords
 from prealign.text.segmentation import count_segmented, segmenter_version
 from prealign.text.tokenizer import Tokenizer
 
@@ -50,11 +51,17 @@ COVERAGE_VERSION = 1
 
 
 def prepare_lexicon(
-    recipe: Recipe, stores: dict[str, Artefact], tokenizer: Tokenizer, hashes: InputHashes, ensure: Ensure
+    recipe: Recipe,
+    stores: dict[str, Artefact],
+    clone_words: dict[str, Artefact],
+    tokenizer: Tokenizer,
+    hashes: InputHashes,
+    ensure: Ensure,
 ) -> Artefact:
     """Make the artefacts of the alignment table; returns the compiled table.
 
-    ``stores``: the token stores by language. Raises `UserError`.
+    ``stores``: the token stores by language. ``clone_words``: the bijections of clones at word level, by clone. Raises
+    `UserError`.
     """
     source = recipe.languages[recipe.source_language]
     if not source.space_prefix:
@@ -63,7 +70,7 @@ def prepare_lexicon(
             "whose words stand between spaces, since the table is made of them; choose another source_language"
         )
     words = count_source_words(stores[recipe.source_language], tokenizer, ensure)
-    translations = _translations(recipe, words, hashes, ensure)
+    translations = _translations(recipe, words, clone_words, hashes, ensure)
     heldout = _heldout(recipe, words, translations, ensure) if recipe.lexicon.heldout_fraction > 0 else None
     lexicon = _table(recipe, words, translations, heldout, tokenizer, ensure)
     _coverage(recipe, stores, words, translations, lexicon, tokenizer, ensure)
@@ -87,7 +94,9 @@ def count_source_words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) ->
     return ensure("words", WAYPOINTS["words"], inputs, build)
 
 
-def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: Ensure) -> Artefact:
+def _translations(
+    recipe: Recipe, words: Artefact, clone_words: dict[str, Artefact], hashes: InputHashes, ensure: Ensure
+) -> Artefact:
     languages = recipe.languages
     targets = recipe.targets
     clones = [name for name in targets if languages[name].clone_of == recipe.source_language]
@@ -105,6 +114,7 @@ def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: 
             for name, dictionary, codes in dictionaries
         ],
         "clones": clones,
+        "clone_words": {name: clone_words[name].fingerprint for name in clones if name in clone_words},
         "facts": {
             name: languages[name].model_dump(mode="json", include=set(facts))
             for name in [recipe.source_language, *targets]
@@ -124,7 +134,10 @@ def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: 
             merger.add(name, read_dictionary(dictionary, source_codes, codes))
         counts = read_counts(words.folder / "words.tsv")
         entries = merger.join(counts, clones, recipe.lexicon.min_count, recipe.lexicon.max_translations)
-        count = write_table(folder / "translations.jsonl", entries)
+        bijections = {
+            name: CloneWords.load(clone_words[name].folder / "words.tsv") for name in clones if name in clone_words
+        }
+        count = write_table(folder / "translations.jsonl", _with_clone_words(entries, bijections))
         if count == 0:
             raise UserError(
                 f"languages: none of the {words.facts['words']} words of '{recipe.source_language}' has a "
@@ -136,6 +149,14 @@ def _translations(recipe: Recipe, words: Artefact, hashes: InputHashes, ensure: 
         return {"entries": count}
 
     return ensure("translations", WAYPOINTS["translations"], inputs, build)
+
+
+def _with_clone_words(entries: Iterable[Entry], words: dict[str, CloneWords]) -> Iterator[Entry]:
+    """Give the clones at word level their own words in place of the original's."""
+    for entry in entries:
+        for name, clone in words.items():
+            entry.translations[name] = [clone.to_clone(entry.word)]
+        yield entry
 
 
 def _by_file(recipe: Recipe) -> list[tuple[str, Dictionary, dict[str, list[str]]]]:

@@ -26,11 +26,13 @@ class TokenStream:
     words: WordMap | None = None
     forms: CodeSwitchMap | None = None
     switcher: Switcher | None = None
+    every_token: bool = False
+    """Count a last window that runs over into the ring's beginning, so that no token is left out."""
 
     @property
     def windows(self) -> int:
-        """Whole windows of the stream."""
-        return len(self.store) // self.context
+        """Windows of the stream: the whole ones, or with `every_token` one more for the rest."""
+        return -(-len(self.store) // self.context) if self.every_token else len(self.store) // self.context
 
     def sequences(self, windows: np.ndarray, epochs: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Write the sequences of several windows, each as its epoch switches it.

@@ -138,7 +138,7 @@ def _real(
     recipe: Recipe, world: World, data: PreparedData, stage: str
 ) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
     plan = align_plan(recipe) if stage == "align" else pretrain_plan(recipe, Account.empty(recipe))
-    dataset = StageDataset(data.streams(stage == "pretrain"), plan.phase, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
+    dataset = StageDataset(data.streams(stage == "pretrain"), plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
     batches = micro_batches(
         dataset,
         global_batch_size=recipe.batch.global_batch_size,

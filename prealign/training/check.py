@@ -8,7 +8,7 @@ from prealign.corpus.prepared import PreparedData
 from prealign.errors import UserError
 from prealign.hashing import Draw, mix
 from prealign.lexicon.word_batches import WordBatches
-from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
+from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan, stretches_of
 from prealign.training.run import pretrain_start
 
 
@@ -27,12 +27,12 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     if "align" in recipe.stages:
         plan = align_plan(recipe)
         consumed = Account(plan.text_tokens(recipe), _word_tokens(recipe, data, plan), plan.steps)
-        _say_plan(recipe, plan, consumed.words, say)
+        _say_plan(recipe, data, plan, consumed.words, say)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
         say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
     if "pretrain" in recipe.stages:
-        _say_plan(recipe, pretrain_plan(recipe, consumed), dict.fromkeys(recipe.languages, 0), say)
+        _say_plan(recipe, data, pretrain_plan(recipe, consumed), dict.fromkeys(recipe.languages, 0), say)
     say("all checks passed; nothing was trained")
 
 
@@ -48,11 +48,21 @@ def _word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[st
     return totals
 
 
-def _say_plan(recipe: Recipe, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]) -> None:
+def _say_plan(
+    recipe: Recipe, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
+) -> None:
     say(f"{plan.stage}: {plan.steps:,} steps")
-    for name, tokens in plan.text_tokens(recipe).items():
-        from_words = f" + {words[name]:,} of words" if words[name] else ""
-        say(f"  {name}: {tokens:,} tokens of text{from_words}")
+    for (name, tokens), stream in zip(plan.source_tokens(recipe).items(), data.streams(code_switch=False)):
+        from_words = f" + {words[name]:,} of words" if words.get(name) else ""
+        epochs = tokens / recipe.model.context / stream.windows
+        repeated = f" ({epochs:,.1f} epochs)" if epochs > 1 else ""
+        if tokens or name in recipe.languages:
+            say(f"  {name}: {tokens:,} tokens of text{repeated}{from_words}")
+    stretches = stretches_of(plan, recipe)
+    for stretch in stretches if len(stretches) > 1 else []:
+        total = sum(stretch.counts)
+        shares = [f"{name} {100 * n / total:.4g} % ({n:,})" for name, n in zip(recipe.sources, stretch.counts) if n]
+        say(f"  steps {stretch.first_step:,} to {stretch.end_step:,}, {total:,} samples: {', '.join(shares)}")
 
 
 def _check_writable(recipe: Recipe) -> None:

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from prealign.config import Recipe
-from prealign.corpus.mixture import Phase, apportion
+from prealign.config.recipe import Share
+from prealign.corpus.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
 from prealign.hashing import Draw, mix
+from prealign.training.allocation import Stretch, Supply, allocate, integer_weights
 
 
 @dataclass(frozen=True)
@@ -41,54 +45,147 @@ class StagePlan:
     """One stage: its share of the sample stream and its optimizer steps."""
 
     stage: str
-    phase: Phase
+    mixture: Mixture
     steps: int
 
-    def text_tokens(self, recipe: Recipe) -> dict[str, int]:
-        """Text tokens per language of the whole stage."""
-        return {name: count * recipe.model.context for name, count in zip(recipe.languages, self.phase.counts)}
+    def source_tokens(self, recipe: Recipe) -> dict[str, int]:
+        """Text tokens of the whole stage per source (`Recipe.sources`)."""
+        return {name: count * recipe.model.context for name, count in zip(recipe.sources, self.mixture.counts)}
+
+    def text_tokens(self, recipe: Recipe, steps: int | None = None) -> dict[str, int]:
+        """Text tokens per language of the stage's first ``steps`` steps, or of all."""
+        counts = self.mixture.counts_before((self.steps if steps is None else steps) * recipe.batch.global_batch_size)
+        totals = [0] * len(recipe.languages)
+        for language, count in zip(recipe.language_of_source, counts):
+            totals[language] += count * recipe.model.context
+        return dict(zip(recipe.languages, totals))
 
 
 def align_plan(recipe: Recipe) -> StagePlan:
-    """The align stage: `align.fraction` of the steps that the budget gives without it, text in budget proportion."""
-    windows = [language.tokens // recipe.model.context for language in recipe.languages.values()]
-    run_steps = _whole_steps(recipe, windows)
+    """The align stage: `align.fraction` of the steps that the budget gives without it.
+
+    Its text comes from the languages that have no range of steps, in proportion to their budgets or, where weights
+    change, as the first steps of the pretrain stage have it.
+    """
+    batch, context = recipe.batch.global_batch_size, recipe.model.context
+    windows = [None if tokens is None else tokens // context for tokens in budgets(recipe)]
+    if None in windows:
+        run_steps = _whole_steps(recipe, (recipe.mixture.tokens or 0) // context)
+        shares = list(allocate(_supplies(recipe, windows), run_steps, batch)[0].counts)
+    else:
+        run_steps = _whole_steps(recipe, sum(count or 0 for count in windows))
+        shares = [count or 0 for count in windows]
     steps = max(1, round(recipe.align.fraction * run_steps))
-    counts = apportion(steps * recipe.batch.global_batch_size, windows)
-    return StagePlan(
-        "align", Phase(tuple(counts), (0,) * len(counts), int(mix(recipe.seed, Draw.SAMPLE_ORDER, 0))), steps
-    )
+    for number, (name, source) in enumerate(recipe.sources.items()):
+        if name not in recipe.languages or source.active is not None:
+            shares[number] = 0
+    if sum(shares) == 0:
+        raise UserError(
+            "languages: found no text for the align stage: every language has a range ('active') or the weight 0; "
+            "expected one without; remove 'active' or use stages=[pretrain]"
+        )
+    counts = apportion(steps * batch, shares)
+    key = int(mix(recipe.seed, Draw.SAMPLE_ORDER, 0))
+    return StagePlan("align", Mixture((Phase(tuple(counts), (0,) * len(counts), key),)), steps)
 
 
 def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
-    """The pretrain stage: what ``consumed`` (the align stage) has left of each language's budget, in whole windows.
+    """The pretrain stage: what ``consumed`` (the align stage) has left of the budgets, in whole windows.
 
     What does not fill a last step is taken off the language with the most text, so the others are exact to one window.
+    Where weights change, it is the run's total that is exact to one step.
     """
-    context = recipe.model.context
-    windows = []
-    for name, language in recipe.languages.items():
-        spent = consumed.text[name] + consumed.words[name]
-        if spent > language.tokens:
+    batch, context = recipe.batch.global_batch_size, recipe.model.context
+    windows: list[int | None] = []
+    for name, tokens in zip(recipe.sources, budgets(recipe)):
+        spent = consumed.text[name] + consumed.words[name] if name in recipe.languages else 0
+        if tokens is not None and spent > tokens:
             raise UserError(
-                f"languages.{name}.tokens: found {language.tokens}; the align stage alone consumes {spent} "
+                f"languages.{name}.tokens: found {tokens}; the align stage alone consumes {spent} "
                 f"({consumed.words[name]} of them in word batches); lower align.fraction or align.words_per_step, or "
                 f"raise it"
             )
-        windows.append((language.tokens - spent) // context)
-    steps = _whole_steps(recipe, windows)
-    largest = max(range(len(windows)), key=windows.__getitem__)
-    windows[largest] -= sum(windows) - steps * recipe.batch.global_batch_size
-    before = tuple(consumed.text[name] // context for name in recipe.languages)
-    return StagePlan("pretrain", Phase(tuple(windows), before, int(mix(recipe.seed, Draw.SAMPLE_ORDER, 1))), steps)
+        windows.append(None if tokens is None else (tokens - spent) // context)
+    if None in windows:
+        steps = _whole_steps(recipe, max(0, (recipe.mixture.tokens or 0) - consumed.tokens) // context)
+    else:
+        known = [count or 0 for count in windows]
+        steps = _whole_steps(recipe, sum(known))
+        steady = [source.active is None for source in recipe.sources.values()]
+        largest = max(range(len(known)), key=lambda i: (steady[i], known[i]))
+        windows[largest] = known[largest] - (sum(known) - steps * batch)
+        if known[largest] < sum(known) - steps * batch:
+            raise UserError(
+                f"languages.*.tokens: found less than one step of text without a range ({known[largest]} samples); "
+                f"expected at least batch.global_batch_size={batch}"
+            )
+    for phase in recipe.mixture.phases:
+        if phase.from_step >= steps:
+            raise UserError(
+                f"mixture.phases: found from_step {phase.from_step}; the pretrain stage has {steps} steps; lower it or "
+                f"raise mixture.tokens"
+            )
+    before = tuple(consumed.text[name] // context if name in recipe.languages else 0 for name in recipe.sources)
+    stretches = allocate(_supplies(recipe, windows), steps, batch)
+    return StagePlan("pretrain", _mixture(recipe, stretches, before), steps)
 
 
-def _whole_steps(recipe: Recipe, windows: list[int]) -> int:
-    steps = sum(windows) // recipe.batch.global_batch_size
+def stretches_of(plan: StagePlan, recipe: Recipe) -> list[Stretch]:
+    """The plan's phases by steps."""
+    bounds = (plan.mixture.first_samples // recipe.batch.global_batch_size).tolist()
+    return [Stretch(first, end, phase.counts) for first, end, phase in zip(bounds, bounds[1:], plan.mixture.phases)]
+
+
+def budgets(recipe: Recipe) -> list[int | None]:
+    """Tokens of each source over the whole run; None for weights that change or hold in a range of steps only."""
+    shares = list(recipe.sources.values())
+    weighted = [share for share in shares if share.weight is not None]
+    tokens = [share.tokens for share in shares]
+    if not weighted or recipe.mixture.phases or any(share.active for share in weighted):
+        return tokens
+    rest = (recipe.mixture.tokens or 0) - sum(count or 0 for count in tokens)
+    if rest < 0 or not any(share.weight for share in weighted):
+        raise UserError(
+            f"mixture.tokens: found {recipe.mixture.tokens}, {rest} more than the budgets in tokens, for languages "
+            f"with weights {[share.weight for share in weighted]}; expected room for them and a weight above 0"
+        )
+    parts = iter(apportion(rest, integer_weights([share.weight or 0.0 for share in weighted])))
+    return [next(parts) if count is None else count for count in tokens]
+
+
+def _supplies(recipe: Recipe, windows: list[int | None]) -> list[Supply]:
+    def weights(name: str, share: Share) -> tuple[tuple[int, float], ...]:
+        changes = [(phase.from_step, phase.weights[name]) for phase in recipe.mixture.phases if name in phase.weights]
+        return ((0, share.weight or 0.0), *changes)
+
+    supplies = []
+    for (name, share), count in zip(recipe.sources.items(), windows):
+        changes = weights(name, share) if count is None else ()
+        supplies.append(Supply(recipe.source_key(name), count, changes, share.active))
+    return supplies
+
+
+def _mixture(recipe: Recipe, stretches: list[Stretch], before: tuple[int, ...]) -> Mixture:
+    """Phases of the pretrain stage. What is active in a range of steps starts anywhere in it, not at its end."""
+    key = int(mix(recipe.seed, Draw.SAMPLE_ORDER, 1))
+    ranged = [share.active is not None for share in recipe.sources.values()]
+    phases: list[Phase] = []
+    for number, stretch in enumerate(stretches):
+        phase_key = int(mix(key, number)) if number else key
+        offsets: tuple[int, ...] = ()
+        if any(ranged):
+            draws = (mix(phase_key, np.arange(len(ranged))) % np.uint64(sum(stretch.counts))).tolist()
+            offsets = tuple(draw if moved else 0 for draw, moved in zip(draws, ranged))
+        phases.append(Phase(stretch.counts, phases[-1].consumed_after if phases else before, phase_key, offsets))
+    return Mixture(tuple(phases))
+
+
+def _whole_steps(recipe: Recipe, windows: int) -> int:
+    steps = windows // recipe.batch.global_batch_size
     if steps == 0:
         per_step = recipe.batch.global_batch_size * recipe.model.context
         raise UserError(
-            f"languages.*.tokens: found {sum(windows) * recipe.model.context} tokens to train on; expected at least "
+            f"languages.*.tokens: found {windows * recipe.model.context} tokens to train on; expected at least "
             f"one step: "
             f"batch.global_batch_size x model.context = {per_step}"
         )

@@ -93,7 +93,7 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
         raise UserError(
             f"{folder}: aligned for languages {list(state['text'])}; the recipe has {list(recipe.languages)}"
         )
-    if state["data"] != data.fingerprint:
+    if state["data"] != data.fingerprint_of("align"):
         raise UserError(f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir")
     return Weights(folder).value, Account(state["text"], state["words"], state["steps"])
 

@@ -51,7 +51,11 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     recipe, world, stage = context.recipe, context.world, plan.stage
     checkpoints = context.folder / "checkpoints"
     last = min(plan.steps, context.stop_after or plan.steps)
-    identity = {"data": context.data.fingerprint, "ranks": world.ranks, "zero_stage": recipe.parallel.zero_stage}
+    identity = {
+        "data": context.data.fingerprint_of(stage),
+        "ranks": world.ranks,
+        "zero_stage": recipe.parallel.zero_stage,
+    }
 
     # --- where the stage stands ---
     found = latest_checkpoint(checkpoints)
@@ -66,7 +70,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     if found is not None:
         load_checkpoint(engine, found[0])
     streams = context.data.streams(code_switch=stage == "pretrain")
-    dataset = StageDataset(streams, plan.phase, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
+    dataset = StageDataset(streams, plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
     batches = micro_batches(
         dataset,
         global_batch_size=recipe.batch.global_batch_size,
@@ -83,11 +87,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         context.log.cut(stage, step if found is not None else -1)
 
     def spent() -> Account:
-        text = plan.phase.counts_before(step * recipe.batch.global_batch_size)
-        length = recipe.model.context
-        return consumed.plus(
-            Account({name: text[i] * length for i, name in enumerate(recipe.languages)}, dict(words), step)
-        )
+        return consumed.plus(Account(plan.text_tokens(recipe, step), dict(words), step))
 
     def evaluate() -> None:
         engine.eval()

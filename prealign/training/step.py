@@ -79,6 +79,7 @@ class StepSums:
 
     def __init__(self, recipe: Recipe, world: World) -> None:
         self._languages = list(recipe.languages)
+        self._language_of_source = recipe.language_of_source
         self._context = recipe.model.context
         self._layers = recipe.align.layers
         self._world = world
@@ -96,7 +97,7 @@ class StepSums:
         rows = losses.detach().view(-1, self._context).sum(dim=1, dtype=torch.float64)
         targets = (batch.targets != IGNORED).sum(dim=1).to(rows)
         parts = zip(rows.split(batch.rows_per_language), targets.split(batch.rows_per_language))
-        for language, (nats, count) in enumerate(parts):
+        for language, (nats, count) in zip(self._language_of_source, parts):
             self._nats[language] += nats.sum()
             self._targets[language] += count.sum()
         self._words += batch.words

@@ -75,6 +75,19 @@ def test_shipped_recipes_load(path: Path) -> None:
         ("pretrain.init_from=x", r"pretrain\.init_from"),
         ("optimizer.eps=.nan", r"optimizer\.eps"),
         ("languages.xx.text={files: [a]}", r"languages\.xx: found both or neither"),
+        ("languages.xx.weight=1", r"languages\.xx: found both or neither of 'tokens' and 'weight'"),
+        ("languages.xx.active=[5, 5]", r"languages\.xx: active: found \[5, 5\]; expected from_step < to_step"),
+        ("languages.xx.active=[-1, 5]", r"languages\.xx\.active\.0: found -1"),
+        ("languages.xx={clone_of: en, weight: 1}", r"languages\.xx: found both or neither"),
+        ("languages.yy={clone_of: en, weight: 1}", r"mixture\.tokens: found None and weights for \['yy'\]"),
+        ("mixture.tokens=500", r"mixture\.tokens: found 500 and weights for no language"),
+        ("mixture.phases=[{from_step: 3, weights: {en: 2}}]", r"mixture\.phases: found a weight for 'en'"),
+        (
+            "mixture.phases=[{from_step: 3, weights: {}}, {from_step: 3, weights: {}}]",
+            r"mixture\.phases: found from_step \[3, 3\]; expected ascending",
+        ),
+        ("languages.en.sources={a.b: {tokens: 5, text: {files: [a]}}}", r"languages\.en\.sources\.a\.b"),
+        ("languages.en.clone_level=word", r"languages\.en: clone_level: found 'word' without 'clone_of'"),
         ("data=3", r"data: found 3"),
         ("model.heads", r"expected key\.sub=value"),
         ("model.layers={", r"not valid YAML"),
@@ -84,6 +97,15 @@ def test_mistakes_are_one_line_with_key_and_remedy(base: Path, override: str, me
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(str(base), [override])
     assert "\n" not in str(caught.value)
+
+
+def test_clones_at_word_level_have_no_perfect_initialisation(base: Path) -> None:
+    word = "languages.xx.clone_level=word"
+    assert load_recipe(str(base), [word]).languages["xx"].clone_level == "word"
+    with pytest.raises(UserError, match=r"model\.init: found 'perfect_clone'"):
+        load_recipe(str(base), [word, "model.init=perfect_clone"])
+    with pytest.raises(UserError, match=r"clone_level: found 'word'; 'en' is written without spaces"):
+        load_recipe(str(base), [word, "languages.en.space_prefix=false"])
 
 
 def test_missing_key(base: Path) -> None:

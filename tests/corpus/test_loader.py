@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
-from prealign.corpus.mixture import Phase
+from prealign.corpus.mixture import Mixture, Phase
 from prealign.corpus.prepared import open_data
 from prealign.corpus.switching import IGNORED
 from tests.conftest import tiny_recipe
@@ -49,6 +49,41 @@ def test_layout_does_not_matter(dataset: StageDataset, ranks: int, micro: int, w
     assert len(reference) == 6
     assert any(IGNORED in row for step in reference for row in step)  # words were switched, some of them in two tokens
     assert stream(dataset, ranks, micro, workers) == reference
+
+
+@pytest.fixture(scope="module")
+def phased(data_dir: Path) -> StageDataset:
+    """Three phases; the clone runs into a second epoch."""
+    data = open_data(tiny_recipe(data_dir))
+    first = Phase((40, 0), (3, data.streams(code_switch=False)[1].windows - 20), 5)
+    second = Phase((2, 17), first.consumed_after, 6, (0, 11))
+    third = Phase((7, 30), second.consumed_after, 7)
+    return StageDataset(data.streams(code_switch=True), Mixture((first, second, third)), seed=2)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_layout_does_not_matter_with_phases(phased: StageDataset, ranks: int, workers: int) -> None:
+    reference = stream(phased, 1, 16, 0)
+    assert len(reference) == 6
+    assert stream(phased, ranks, 4, workers) == reference
+    assert stream(phased, ranks, 2, workers, first_step=3) == reference[3:]
+
+
+def test_epochs_of_a_small_language(data_dir: Path) -> None:
+    """Each epoch reads every window once, in an order of its own, whatever phases it runs through."""
+    data = open_data(tiny_recipe(data_dir))
+    windows = data.streams(code_switch=False)[1].windows
+    first = Phase((900, windows // 2), (0, 0), 1)
+    second = Phase((50, 3 * windows - windows // 2), first.consumed_after, 2)
+    dataset = StageDataset(data.streams(code_switch=False), Mixture((first, second)), seed=2)
+    source, epoch, window = dataset.locate(np.arange(dataset.phase.samples))
+    orders = []
+    for number in range(3):
+        visited = window[(source == 1) & (epoch == number)]
+        assert sorted(visited) == list(range(windows))
+        orders.append(visited.tolist())
+    assert orders[0] != orders[1] != orders[2]
 
 
 def test_starting_at_a_later_step(dataset: StageDataset) -> None:

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from prealign.config import Recipe
+from prealign.corpus.loader import StageDataset
+from prealign.corpus.mixture import Mixture
 from prealign.corpus.prepared import open_data
 from prealign.corpus.preparing import prepare
 from prealign.corpus.store import TokenStore
 from prealign.errors import UserError
+from prealign.training.plan import Account, pretrain_plan
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 
 
@@ -176,6 +179,72 @@ def test_given_ranks_and_a_dictionary(tmp_path: Path, recipe: Recipe) -> None:
     assert entries[0]["sources"] == {"de": [{"en-de.txt": 0}]}
     facts = data.artefacts["codeswitch"].facts
     assert 0 < facts["in_table"] < facts["words"] / 50
+
+
+def test_a_clone_at_word_level(tmp_path: Path, recipe: Recipe) -> None:
+    """The same documents as at token level, with every word exchanged; the table aligns each word with its clone."""
+    languages = recipe.model_dump(mode="json")["languages"]
+    languages = {"clone": languages["clone"] | {"clone_level": "word"}, "en": languages["en"]}
+    words = tiny_recipe(tmp_path / "data", languages=languages)
+    assert [line.split()[0] for line in prepared(words)] == ["built"] * 6
+    assert [line.split()[0] for line in prepared(words)] == ["kept"] * 6
+    data, tokens = open_data(words), open_data(recipe)
+    table = data.clone_tokenizer.words["clone"]
+    for split in ("train", "heldout"):
+        store = TokenStore(words.data.dir / "clone" / split)
+        assert (store.tokens >= 600).all()
+        text = data.tokenizer.decode(store.tokens.astype(int) - 600)
+        original = TokenStore(recipe.data.dir / "clone" / split).tokens.astype(int) - 600
+        assert text != tokens.tokenizer.decode(original)
+        ends = "<|endoftext|>"  # not a part of the text
+        documents = [table.to_original(document) for document in text.split(ends)]
+        assert ends.join(documents) == tokens.tokenizer.decode(original)
+        shown = data.clone_tokenizer.decode(store.tokens)
+        assert data.clone_tokenizer.encode_shown(shown).tolist() == store.tokens.tolist()
+    changed = sum(word != clone for word, clone in table.table.items())
+    assert changed > 0.9 * data.artefacts["lexicon"].facts["source_words"]
+    entries = [json.loads(line) for line in (words.data.dir / "lexicon" / "lexicon.jsonl").open()]
+    assert all(entry["translations"]["clone"] == [table.to_clone(entry["word"])] for entry in entries)
+    with pytest.raises(UserError, match=r"clone: made with clone words \w+; the recipe and its other data have None"):
+        open_data(tiny_recipe(tmp_path / "data"))
+    languages["clone"]["clone_seed"] = 1
+    prepared(tiny_recipe(tmp_path / "data", languages=languages))
+    assert open_data(words).clone_tokenizer.words["clone"].table != table.table
+
+
+def test_extra_texts(tmp_path: Path, recipe: Recipe) -> None:
+    """They leave all else as it was; English ones are switched, a clone's are written in the clone."""
+    (tmp_path / "facts.txt").write_text("The Zorblax lives in Bath.\n\nCatherine was born in the abbey.")
+    text = {"text": {"files": [str(tmp_path / "facts.txt")]}, "tokens": 512, "active": [3, 9]}
+    languages = recipe.model_dump(mode="json")["languages"]
+    with_facts = tiny_recipe(
+        tmp_path / "data",
+        languages={
+            "en": languages["en"] | {"sources": {"facts": text}},
+            "clone": languages["clone"] | {"sources": {"facts": text}},
+        },
+    )
+    prepared(tiny_recipe(tmp_path / "data"))
+    assert [line.split()[0] for line in prepared(with_facts)] == ["kept"] * 3 + ["built"] * 2 + ["kept"] * 2 + ["built"]
+    data = open_data(with_facts)
+    data.verify()
+    assert data.fingerprint_of("align") == open_data(recipe).fingerprint
+    assert data.fingerprint != open_data(recipe).fingerprint
+    english, clone = data.streams(code_switch=True)[2:]
+    whole = "The Zorblax lives in Bath.<|endoftext|>Catherine was born in the abbey.<|endoftext|>"
+    assert data.tokenizer.decode(english.store.tokens) == whole
+    assert (clone.store.tokens.astype(int) - 600).tolist() == english.store.tokens.tolist()
+    assert english.windows == -(-len(english.store) // 32)
+    dataset = StageDataset(data.streams(code_switch=True), pretrain_mixture(with_facts), seed=3)
+    batch = dataset[np.arange(dataset.phase.samples)]
+    rows = np.split(batch.inputs.numpy(), np.cumsum(batch.rows_per_language)[:-1])
+    assert [len(part) for part in rows] == [1280, 320, 16, 16]
+    assert (rows[2] >= 600).any()  # some words of the facts were switched
+    assert set(np.unique(rows[3])) == set(np.unique(clone.store.tokens))  # every token of the facts is read
+
+
+def pretrain_mixture(recipe: Recipe) -> Mixture:
+    return pretrain_plan(recipe, Account.empty(recipe)).mixture
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """The token account: every language gets its budget, whatever the stages; schedules."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from prealign.config import Recipe
 from prealign.errors import UserError
-from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.allocation import Stretch
+from prealign.training.plan import Account, align_plan, pretrain_plan, stretches_of
 from prealign.training.schedule import learning_rate
 from tests.conftest import tiny_recipe
 
@@ -23,19 +27,108 @@ def test_aligning_is_charged_to_each_language(data_dir: Path, words: tuple[int, 
     aligned = align_plan(recipe)
     consumed = Account(aligned.text_tokens(recipe), dict(zip(recipe.languages, words)), aligned.steps)
     plan = pretrain_plan(recipe, consumed)
-    assert plan.phase.consumed == aligned.phase.counts  # the text goes on where the align stage stopped reading
+    assert (
+        plan.mixture.phases[0].consumed == aligned.mixture.counts
+    )  # the text goes on where the align stage stopped reading
     for name, spent in plan.text_tokens(recipe).items():
         left = recipe.languages[name].tokens - consumed.text[name] - consumed.words[name] - spent
         step = recipe.batch.global_batch_size * recipe.model.context if name == "en" else recipe.model.context
         assert 0 <= left < step
-    assert sum(plan.phase.counts) == plan.steps * recipe.batch.global_batch_size
+    assert sum(plan.mixture.counts) == plan.steps * recipe.batch.global_batch_size
 
 
 def test_the_align_stage_reads_the_mixture(data_dir: Path) -> None:
     recipe = tiny_recipe(data_dir)
     plan = align_plan(recipe)
     assert plan.steps == 10
-    assert plan.phase.counts == (128, 32)
+    assert plan.mixture.counts == (128, 32)
+
+
+def shares(recipe: Recipe) -> list[tuple[int, int, tuple[int, ...]]]:
+    plan = pretrain_plan(recipe, Account.empty(recipe))
+    return [(s.first_step, s.end_step, s.counts) for s in stretches_of(plan, recipe)]
+
+
+def of(data_dir: Path, en: dict, clone: dict, **changes: Any) -> Recipe:
+    """The tiny recipe with other shares; 16 samples of 32 tokens a step."""
+    languages = tiny_recipe(data_dir).model_dump(mode="json")["languages"]
+    languages = {
+        "en": languages["en"] | {"tokens": None} | en,
+        "clone": languages["clone"] | {"tokens": None} | clone,
+    }
+    return tiny_recipe(data_dir, languages=languages, **changes)
+
+
+def test_weights_are_budgets_where_they_do_not_change(data_dir: Path) -> None:
+    """4 : 1 of the same total plans what the budgets plan, for runs with and without an align stage."""
+    weighted = of(data_dir, {"weight": 4}, {"weight": 1}, mixture={"tokens": 51_200})
+    plain = tiny_recipe(data_dir)
+    assert align_plan(weighted) == align_plan(plain)
+    consumed = Account({"en": 320, "clone": 640}, {"en": 7, "clone": 9}, 3)
+    for spent in (Account.empty(plain), consumed):
+        assert pretrain_plan(weighted, spent) == pretrain_plan(plain, spent)
+    rest = of(data_dir, {"weight": 0.3}, {"tokens": 10_240}, mixture={"tokens": 51_200})
+    assert pretrain_plan(rest, consumed) == pretrain_plan(plain, consumed)
+
+
+def test_a_tiny_weight(data_dir: Path) -> None:
+    recipe = of(data_dir, {"weight": 1}, {"weight": 1e-9}, mixture={"tokens": 51_200})
+    assert pretrain_plan(recipe, Account.empty(recipe)).text_tokens(recipe) == {"en": 51_200, "clone": 0}
+    assert align_plan(recipe).mixture.counts == (160, 0)
+
+
+def test_a_range_of_steps(data_dir: Path) -> None:
+    """The clone's 320 windows lie in steps 20 to 60; English fills the rest."""
+    recipe = of(data_dir, {"tokens": 40_960}, {"tokens": 10_240, "active": [20, 60]})
+    assert shares(recipe) == [(0, 20, (320, 0)), (20, 60, (320, 320)), (60, 100, (640, 0))]
+    assert align_plan(recipe).mixture.counts == (160, 0)
+    to_the_end = of(data_dir, {"tokens": 40_960}, {"tokens": 10_240, "active": [50, None]})
+    assert shares(to_the_end) == [(0, 50, (800, 0)), (50, 100, (480, 320))]
+
+
+def test_phases_of_weights(data_dir: Path) -> None:
+    phases = [{"from_step": 50, "weights": {"clone": 1}}, {"from_step": 75, "weights": {"en": 0}}]
+    recipe = of(data_dir, {"weight": 1}, {"weight": 0}, mixture={"tokens": 51_200, "phases": phases})
+    assert shares(recipe) == [(0, 50, (800, 0)), (50, 75, (200, 200)), (75, 100, (0, 400))]
+    assert align_plan(recipe).mixture.counts == (160, 0)
+    consumed = Account({"en": 5120, "clone": 0}, {"en": 600, "clone": 400}, 10)
+    plan = pretrain_plan(recipe, consumed)  # 51,200 - 6,120 tokens are 88 steps and a bit
+    assert stretches_of(plan, recipe)[-1] == Stretch(75, 88, (0, 208))
+    assert plan.mixture.phases[0].consumed == (160, 0)
+    assert plan.mixture.phases[2].consumed == (160 + 800 + 200, 200)
+    too_late = of(
+        data_dir,
+        {"weight": 1},
+        {"weight": 0},
+        mixture={"tokens": 51_200, "phases": [{"from_step": 100, "weights": {"clone": 1}}]},
+    )
+    with pytest.raises(UserError, match="from_step 100; the pretrain stage has 100 steps"):
+        pretrain_plan(too_late, Account.empty(too_late))
+
+
+def test_an_extra_text_in_a_range(data_dir: Path) -> None:
+    """It has samples of its own in its steps, counts as English in the account, and is not read while aligning."""
+    text = {"files": ["facts.txt"]}
+    facts = {"facts": {"text": text, "tokens": 512, "active": [10, 20]}}
+    recipe = of(data_dir, {"tokens": 40_960, "sources": facts}, {"tokens": 10_240})
+    assert list(recipe.sources) == ["en", "clone", "en.facts"]
+    plan = pretrain_plan(recipe, Account.empty(recipe))
+    assert plan.steps == 101
+    assert [stretch.counts[2] for stretch in stretches_of(plan, recipe)] == [0, 16, 0]
+    assert plan.source_tokens(recipe) == {"en": 40_960, "clone": 10_240, "en.facts": 512}
+    assert plan.text_tokens(recipe) == {"en": 41_472, "clone": 10_240}
+    assert plan.text_tokens(recipe, 20)["en"] + plan.text_tokens(recipe, 20)["clone"] == 20 * 512
+    assert align_plan(recipe).mixture.counts == (128, 32, 0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 20, 49, 50, 60, 99, 100])
+def test_the_account_at_a_step_counts_the_samples_before_it(data_dir: Path, steps: int) -> None:
+    phases = [{"from_step": 50, "weights": {"clone": 3}}]
+    recipe = of(data_dir, {"weight": 1}, {"weight": 0.25}, mixture={"tokens": 51_200, "phases": phases})
+    plan = pretrain_plan(recipe, Account.empty(recipe))
+    source, _ = plan.mixture.locate(np.arange(16 * steps))
+    expected = (32 * np.bincount(source, minlength=2)).tolist()
+    assert list(plan.text_tokens(recipe, steps).values()) == expected
 
 
 def test_impossible_budgets(data_dir: Path) -> None:
