@@ -19,21 +19,20 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (plain values with ``files``: name -> ``bytes`` and ``sha256``) as the folder's manifest."""
     text = json.dumps({"format": FORMAT_VERSION} | content, indent=1)
     write_atomically(folder / _MANIFEST, text)
-    write_atomically(folder / _CHECKSUM, f"{hashlib.sha256(text.encode()).hexdigest()}  {_MANIFEST}\n")
+    write_atomically(folder / _CHECKSUM, _checksum(text.encode()).decode())
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
     """A folder's manifest and what is wrong with it (None where nothing is)."""
     try:
         raw = (folder / _MANIFEST).read_bytes()
-        checksum = (folder / _CHECKSUM).read_text(encoding="utf-8")
-        if checksum != f"{hashlib.sha256(raw).hexdigest()}  {_MANIFEST}\n":
+        if (folder / _CHECKSUM).read_bytes() != _checksum(raw):
             return {}, f"{_MANIFEST} does not have the SHA-256 that {_CHECKSUM} says"
         content = json.loads(raw)
     except FileNotFoundError as error:
         return {}, f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
-        return {}, f"the manifest cannot be read ({error})"
+        return {}, f"{_MANIFEST} cannot be read ({error})"
     if content.get("format") != FORMAT_VERSION:
         return {}, f"{_MANIFEST} is of format {content.get('format')}, expected {FORMAT_VERSION}"
     return content, None
@@ -55,3 +54,7 @@ def damage(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
         except OSError as error:
             found.append(f"{name} cannot be read ({error.strerror})")
     return found
+
+
+def _checksum(manifest: bytes) -> bytes:
+    return f"{hashlib.sha256(manifest).hexdigest()}  {_MANIFEST}\n".encode()
