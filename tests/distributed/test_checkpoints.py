@@ -185,6 +185,7 @@ def write_ten(rank: int, ranks: int, folder: str) -> dict[str, Any]:
         with pytest.raises(UserError, match=r"step-12: could not be written on rank 1 .*No space left"):
             checkpoints.wait() if settings else checkpoints.save(engine, 12, {"step": 12})
     module.write_batches = write_batches
+    world.barrier()
     seen["after failures"] = sorted(path.name for path in (base / "late").iterdir())
     world.barrier()
     checkpoints.save(engine, 12, {"step": 12})

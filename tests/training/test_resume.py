@@ -96,7 +96,7 @@ def test_stages_alone_and_a_shared_align_stage(data_dir: Path, tmp_path: Path) -
     ("change", "ranks", "message"),
     [
         ({"seed": 2}, 1, "the run there has seed=1; the recipe has seed=2"),
-        ({"optimizer": {"beta1": 0.8}}, 2, "the run there has optimizer.beta1=0.9; the recipe has optimizer.beta1=0.8"),
+        ({"parallel": {"precision": "bf16"}}, 1, 'has parallel.precision="fp32"; the recipe has'),
     ],
 )
 def test_a_run_goes_on_only_as_it_began(data_dir: Path, tmp_path: Path, change: dict, ranks: int, message: str) -> None:
