@@ -8,6 +8,7 @@ is taken. Any number of ranks and any ZeRO stage goes on from a checkpoint of an
 import logging
 import shutil
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from prealign.config.recipe import Checkpoint as Settings
 from prealign.corpus.artefact import write_atomically
 from prealign.distributed.manifest import damage, read_manifest, write_manifest
-from prealign.distributed.piece_files import PieceReader, batches, write_batches
+from prealign.distributed.piece_files import Batch, PieceReader, batches, write_batches
 from prealign.distributed.pieces import (
     held_pieces,
     optimizer_facts,
@@ -78,7 +79,7 @@ class Checkpoints:
         )
         self._pending = _Pending(step, partial, _contents(engine, self._world, step, state))
         if self._settings.asynchronous:
-            self._pending.start(self._world.rank, list(content))
+            self._pending.start(self._world.rank, content)
         else:
             self._pending.write(self._world.rank, content)
             self.wait()
@@ -122,8 +123,11 @@ class Checkpoints:
             write_atomically(self._folder / _LATEST, name)
         except OSError as error:
             return str(error)
-        for step in self._superseded(pending.step):
-            self._remove(self._folder / f"step-{step}")
+        try:
+            for step in self._superseded(pending.step):
+                self._remove(self._folder / f"step-{step}")
+        except OSError as error:
+            self._warn(f"{self._folder}: old checkpoints could not be removed ({error})")
         return None
 
     def _superseded(self, newest: int) -> list[int]:
@@ -246,14 +250,21 @@ class _Pending:
         self.error: str | None = None
         self._thread: threading.Thread | None = None
 
-    def write(self, rank: int, content: Any) -> None:
+    def write(self, rank: int, content: Iterable[Batch]) -> None:
+        """Write the files now."""
         try:
             self.files = write_batches(self.partial, rank, content)
         except Exception as error:  # whatever it is, the other ranks wait to hear of it
             self.error = f"{type(error).__name__}: {error}"
 
-    def start(self, rank: int, content: Any) -> None:
-        self._thread = threading.Thread(target=self.write, args=(rank, content), name="checkpoint", daemon=True)
+    def start(self, rank: int, content: Iterable[Batch]) -> None:
+        """Copy what is to be written, and write the files while the caller goes on."""
+        try:
+            copied = list(content)
+        except Exception as error:  # as in `write`
+            self.error = f"{type(error).__name__}: {error}"
+            return
+        self._thread = threading.Thread(target=self.write, args=(rank, copied), name="checkpoint", daemon=True)
         self._thread.start()
 
     @property

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from prealign.config.recipe import Checkpoint as Settings
 from prealign.distributed import checkpoints as module
 from prealign.distributed.checkpoints import Checkpoints
+from prealign.distributed.weights import Weights, save_weights
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from tests.distributed.engines import Layout, checkpoints_of, engine_of, recipe_of, train, world_of
@@ -196,6 +197,17 @@ def write_ten(rank: int, ranks: int, folder: str) -> dict[str, Any]:
     recipe = recipe_of(Layout(2, hidden_size=20))
     with pytest.raises(UserError, match=r"has shape \[.*18.*\]; the recipe's model has \[.*20.*\]"):
         checkpoints.load(engine_of(recipe, world), found)
+
+    # weights without the optimizer are the fp32 ones, not what bf16 leaves of them
+    recipe = recipe_of(Layout(0, "bf16"))
+    engine = engine_of(recipe, world)
+    train(engine, recipe, world, 0, 1)
+    save_weights(engine, world, base / "weights", {})
+    weights = Weights(base / "weights")
+    for name, parameter in engine.module.named_parameters():
+        value = weights.value(name, parameter.shape)
+        assert torch.equal(value.bfloat16(), parameter)
+        seen["more than bf16"] = seen.get("more than bf16", False) or not torch.equal(value, parameter.float())
     return seen
 
 
@@ -206,3 +218,4 @@ def test_keeping_writing_late_and_failing(tmp_path: Path) -> None:
         assert seen["late"] is True
         assert seen["after failures"] == ["latest", "step-10"]
         assert seen["then"] == ["latest", "step-10", "step-12"]
+        assert seen["more than bf16"] is True
