@@ -429,6 +429,18 @@ class Checkpoint(Section):
     """Steps between checkpoints; there is always one at the end of a stage."""
     keep: Count = 2
     """Newest checkpoints kept per stage."""
+    keep_every: Count | None = None
+    """Checkpoints at multiples of this many steps are kept for good; a multiple of `every`."""
+    asynchronous: bool = False
+    """Write files while training goes on; takes host memory for a rank's share of weights and optimizer state."""
+    allow_changed_data: bool = False
+    """Go on from a checkpoint, or from align weights, on other prepared data than it was trained on."""
+
+    @model_validator(mode="after")
+    def _kept_steps_are_saved(self) -> "Checkpoint":
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(f"keep_every: found {self.keep_every}; expected a multiple of every={self.every}")
+        return self
 
 
 class Log(Section):

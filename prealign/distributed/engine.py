@@ -28,7 +28,7 @@ def deepspeed_config(recipe: Recipe, ranks: int) -> dict[str, Any]:
             "type": "AdamW",
             "params": {
                 "torch_adam": True,
-                "lr": 1.0,  # the schedule sets the rate
+                "lr": 0.0,  # the schedule sets the rate; without ZeRO, bf16 takes an empty step at this one
                 "betas": [optimizer.beta1, optimizer.beta2],
                 "eps": optimizer.eps,
                 "weight_decay": optimizer.weight_decay,
@@ -73,10 +73,18 @@ def build_engine(
         model=model,
         model_parameters=_parameter_groups(model),
         config=deepspeed_config(recipe, world.ranks),
-        lr_scheduler=lambda optimizer: LambdaLR(optimizer, learning_rate),
+        lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
         dist_init_required=False,
     )
+    if recipe.parallel.zero_stage == 0:
+        engine.basic_optimizer.state.clear()  # of that empty step, which would count in Adam's bias correction
     return engine
+
+
+def _schedule(optimizer: torch.optim.Optimizer, learning_rate: Callable[[int], float]) -> LambdaLR:
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0  # what the schedule multiplies
+    return LambdaLR(optimizer, learning_rate)
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prealign.corpus.artefact import write_atomically
+from prealign.distributed.pieces import held_pieces, parameter_shapes
 from prealign.distributed.world import World
 from prealign.errors import UserError
 
@@ -54,9 +55,13 @@ def save_weights(engine: deepspeed.DeepSpeedEngine, world: World, folder: Path, 
 
 
 def _full_parameters(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, parameter in engine.module.named_parameters():
-        value = safe_get_full_fp32_param(parameter)
-        yield name, parameter if value is None else value
+    if engine.zero_optimization_stage() == 0:
+        shapes = parameter_shapes(engine)
+        for piece in held_pieces(engine):
+            yield piece.name, piece.view(piece.holder).view(shapes[piece.name])
+    else:
+        for name, parameter in engine.module.named_parameters():
+            yield name, safe_get_full_fp32_param(parameter)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

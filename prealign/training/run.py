@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe, dump_recipe, load_recipe
+from prealign.config.recipe import Parallel
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.engine import InitialValue
@@ -19,8 +20,13 @@ from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.stage import Evaluate, StageContext, run_stage
 
-_MAY_CHANGE = {"run_dir", "checkpoint", "log", "evaluation", "loader_workers", "deepspeed", "translation"}
-"""Recipe sections that do not bear on what is learned; a run goes on when they differ from its first start."""
+_MAY_CHANGE = {
+    **dict.fromkeys(("run_dir", "checkpoint", "log", "evaluation", "loader_workers", "deepspeed", "translation"), True),
+    "batch": {"micro_batch_size"},
+    "parallel": Parallel.model_fields.keys() - {"precision"},
+}
+"""Recipe sections, and keys in them, that do not bear on what is learned; a run goes on when they differ from its first
+start."""
 
 
 def run_stages(
@@ -93,8 +99,11 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
         raise UserError(
             f"{folder}: aligned for languages {list(state['text'])}; the recipe has {list(recipe.languages)}"
         )
-    if state["data"] != data.fingerprint_of("align"):
-        raise UserError(f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir")
+    if state["data"] != data.fingerprint_of("align") and not recipe.checkpoint.allow_changed_data:
+        raise UserError(
+            f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir, or set "
+            f"checkpoint.allow_changed_data=true"
+        )
     return Weights(folder).value, Account(state["text"], state["words"], state["steps"])
 
 

@@ -11,7 +11,7 @@ import torch
 from prealign.config import Recipe
 from prealign.corpus.loader import StageDataset, micro_batches
 from prealign.corpus.prepared import PreparedData
-from prealign.distributed.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from prealign.distributed.checkpoints import Checkpoint, Checkpoints
 from prealign.distributed.engine import InitialValue, build_engine
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
@@ -49,26 +49,22 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     ``consumed``: what the run spent before this stage.
     """
     recipe, world, stage = context.recipe, context.world, plan.stage
-    checkpoints = context.folder / "checkpoints"
+    checkpoints = Checkpoints(context.folder / "checkpoints", world, recipe.checkpoint)
     last = min(plan.steps, context.stop_after or plan.steps)
-    identity = {
-        "data": context.data.fingerprint_of(stage),
-        "ranks": world.ranks,
-        "zero_stage": recipe.parallel.zero_stage,
-    }
+    identity = {"data": context.data.fingerprint_of(stage)}
 
     # --- where the stage stands ---
-    found = latest_checkpoint(checkpoints)
+    found = checkpoints.find()
     step, words = 0, dict.fromkeys(recipe.languages, 0)
     if found is not None:
-        _check_identity(found[0], found[1], identity)
-        step, words = found[1]["step"], found[1]["words"]
+        _check_data(found, identity["data"], recipe)
+        step, words = found.state["step"], found.state["words"]
 
     # --- engine, data ---
     rate = learning_rate(recipe.align if stage == "align" else recipe.pretrain, plan.steps)
     engine = build_engine(recipe, world, initial_value, rate)
     if found is not None:
-        load_checkpoint(engine, found[0])
+        checkpoints.load(engine, found)
     streams = context.data.streams(code_switch=stage == "pretrain")
     dataset = StageDataset(streams, plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
     batches = micro_batches(
@@ -135,10 +131,12 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
             # once in a while: checkpoint (all ranks)
             if step % recipe.checkpoint.every == 0 or step == last:
                 state = {"step": step, "words": words} | identity
-                save_checkpoint(engine, world, checkpoints, step, state, recipe.checkpoint.keep)
+                checkpoints.save(engine, step, state)
                 since, since_step, clock = time.perf_counter(), step, Clock()
+            checkpoints.poll()
             display.advance(step)
 
+    checkpoints.wait()
     if step == plan.steps:
         account = spent()
         state = {"stage": stage, "text": account.text, "words": account.words, "steps": account.steps} | identity
@@ -147,16 +145,14 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     return step == plan.steps
 
 
-def _check_identity(checkpoint: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """A checkpoint goes on with the data and the layout it was written with."""
-    remedies = {
-        "data": "restore the prepared data, or choose another run_dir",
-        "ranks": "start as many processes",
-        "zero_stage": "set parallel.zero_stage back",
-    }
-    for key, remedy in remedies.items():
-        if state[key] != identity[key]:
-            raise UserError(f"{checkpoint}: written with {key} {state[key]}; found {identity[key]}; {remedy}")
+def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
+    """A checkpoint goes on with the data that it was trained on."""
+    if checkpoint.state["data"] != data and not recipe.checkpoint.allow_changed_data:
+        raise UserError(
+            f"{checkpoint.folder}: trained on data {checkpoint.state['data'][:12]}...; {recipe.data.dir} holds "
+            f"{data[:12]}...; restore the prepared data, choose another run_dir, or set "
+            f"checkpoint.allow_changed_data=true"
+        )
 
 
 def _word_batches(context: StageContext, stage: str) -> WordBatches | None:

@@ -96,7 +96,7 @@ def test_stages_alone_and_a_shared_align_stage(data_dir: Path, tmp_path: Path) -
     ("change", "ranks", "message"),
     [
         ({"seed": 2}, 1, "the run there has seed=1; the recipe has seed=2"),
-        ({}, 2, "written with ranks 1; found 2"),
+        ({"parallel": {"precision": "bf16"}}, 1, 'has parallel.precision="fp32"; the recipe has'),
     ],
 )
 def test_a_run_goes_on_only_as_it_began(data_dir: Path, tmp_path: Path, change: dict, ranks: int, message: str) -> None:

@@ -1,0 +1,86 @@
+"""Small engines for tests of checkpoints: built, trained, saved and loaded inside one process per rank."""
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+
+from prealign.config import Recipe
+from prealign.corpus.loader import MicroBatch
+from prealign.distributed.checkpoints import Checkpoints
+from prealign.distributed.engine import build_engine
+from prealign.distributed.pieces import held_pieces, tensors_of
+from prealign.distributed.world import World
+from prealign.model.initialisation import initial_value
+from prealign.training.step import Clock, take_step
+from tests.conftest import tiny_recipe
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an engine is spread, beside its number of ranks."""
+
+    stage: int
+    precision: str = "fp32"
+    hidden_size: int = 18
+
+
+def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
+    """A model whose sizes few numbers divide, so that pieces end inside parameters and partitions are padded."""
+    return tiny_recipe(
+        Path("no-data"),
+        parallel={"precision": layout.precision, "zero_stage": layout.stage},
+        model={"layers": 1, "hidden_size": layout.hidden_size, "heads": 2, "vocab_multiple": 1, "context": 7},
+        checkpoint={"every": 1, "keep": 10, **checkpoint},
+        batch={"global_batch_size": BATCH, "micro_batch_size": 1},
+    )
+
+
+def world_of(rank: int, ranks: int) -> World:
+    """The world of a process that `tests.processes.on_ranks` started."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    torch.set_num_threads(1)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    return World(rank, ranks, torch.device("cpu"))
+
+
+def engine_of(recipe: Recipe, world: World) -> deepspeed.DeepSpeedEngine:
+    """With a rate that changes at every step."""
+    return build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda s: 1e-2 / (s + 1))
+
+
+def checkpoints_of(folder: Path, recipe: Recipe, world: World) -> Checkpoints:
+    return Checkpoints(folder, world, recipe.checkpoint)
+
+
+def train(engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first: int, last: int) -> list[float]:
+    """Losses of steps ``first`` to ``last``; a step's samples depend on its number alone."""
+    losses = []
+    for step in range(first, last):
+        rows = torch.randint(
+            0, recipe.vocab_size, (BATCH, recipe.model.context + 1), generator=torch.Generator().manual_seed(step)
+        )
+        mine = rows.chunk(world.ranks)[world.rank].split(1)
+        micro = [MicroBatch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), (1, 0), torch.zeros(3)) for row in mine]
+        losses.append(take_step(engine, recipe, world, micro, None, Clock()).row()["lm_loss"])
+    return losses
+
+
+def state_digest(engine: deepspeed.DeepSpeedEngine) -> str:
+    """SHA-256 over weights and optimizer state that this rank holds."""
+    digest = hashlib.sha256()
+    for piece in held_pieces(engine):
+        for key, tensor in sorted(tensors_of(engine, piece).items()):
+            digest.update(f"{piece.name} {piece.start} {key}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
