@@ -139,7 +139,7 @@ class Watchdog:
         while frame is not None:
             path = frame.f_code.co_filename
             collective = collective or "torch/distributed/" in path or "deepspeed/comm/" in path
-            if not line and "site-packages" not in path and "/lib/python" not in path:
+            if not line and not any(part in path for part in ("site-packages", "/lib/python", "<")):
                 line = f"{path}:{frame.f_lineno} ({frame.f_code.co_name})"
             frame = frame.f_back
         return {"waits_for_others": collective, "line": line or "?"}
