@@ -29,13 +29,15 @@ exec "${PYTHON:-python}" "$@"'
 # --kill-on-bad-exit: a rank that dies takes the others with it; --wait covers ranks that do not notice
 srun --kill-on-bad-exit=1 --wait=60 bash -c "$task" rank launchers/pretrain.py "$@" &
 step=$!
-trap 'kill -USR1 "$step"' USR1 TERM
+signalled=1 code=0
+trap 'signalled=1; kill -USR1 "$step"' USR1 TERM
 
-# wait returns early when a signal arrives, and srun passes it on to its tasks
-while :; do
+# wait returns early when a signal arrives; srun passes it on to its tasks, and is waited for again
+while [ "$signalled" -eq 1 ]; do
+    signalled=0
     wait "$step"
-    code=$?
-    kill -0 "$step" 2>/dev/null || break
+    status=$?
+    [ "$status" -eq 127 ] || code=$status
 done
 if [ "$code" -eq 75 ]; then
     echo "stopped with a checkpoint; putting job $SLURM_JOB_ID back into the queue"

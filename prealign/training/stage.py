@@ -93,7 +93,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     )
     word_batches = _word_batches(context, stage)
     if context.log is not None:
-        context.log.cut(stage, step if found is not None else -1)
+        context.log.cut(stage, step if found is not None else -1, evaluated == step)
     guard = AnomalyGuard(
         recipe,
         world,
