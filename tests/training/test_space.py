@@ -41,7 +41,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_failed_writes_are_explained(tmp_path: Path, error: Exception) -> None:
     with (
-        pytest.raises(UserError, match="could not be written .* GB free.; step 4 is whole"),
+        pytest.raises(UserError, match=r"could not be written .* GB free.; step 4 is whole"),
         explained(tmp_path, "step 4 is whole"),
     ):
         raise error
