@@ -1,7 +1,7 @@
 """`launchers/pretrain.py` with something that goes wrong at a chosen step: DISTURB=KIND@STEP[@RANK].
 
 The step counts within the pretrain stage, from 1. Kinds: ``nan`` and ``leap`` (of the loss), ``raise``, ``kill`` (-9),
-``hang``, ``no_space`` (files may grow to 100 kB from there on).
+``hang``, ``no_space`` (files may grow to 100 kB from there on), ``no_room`` (the disk is full for six steps).
 """
 
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 kind, step, *ranks = os.environ["DISTURB"].split("@")
 factor = {"nan": float("nan"), "leap": 50.0}.get(kind)
 poisoned = False
-usual_step, usual_forward = stage.take_step, JointModel.forward
+usual_step, usual_forward, usual_room = stage.take_step, JointModel.forward, stage.has_room
 
 
 def disturbed_step(engine: Any, recipe: Any, world: Any, micro: Any, words: Any, clock: Any, guard: Any) -> Any:
@@ -37,6 +37,9 @@ def disturbed_step(engine: Any, recipe: Any, world: Any, micro: Any, words: Any,
         time.sleep(1000)
     if here and kind == "no_space":
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    if kind == "no_room" and words is None:
+        full = int(step) <= guard._step + 1 < int(step) + 6
+        stage.has_room = (lambda *arguments: False) if full else usual_room
     return usual_step(engine, recipe, world, micro, words, clock, guard)
 
 

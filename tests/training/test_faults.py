@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from prealign.config import Recipe, dump_recipe
@@ -97,7 +98,6 @@ def test_a_leap_is_skipped_and_decided_alike_after_a_kill(
     assert {step: loss for step, loss in losses(folder).items() if step < 10} == {
         step: loss for step, loss in before.items() if step < 10
     }
-    monkeypatch.setattr("tests.training.test_faults.STEPS", STEPS)
     again = tmp_path / "again"
     processes = begin(recipe, again, "leap@10", monkeypatch)
     path = again / "metrics.jsonl"
@@ -141,26 +141,81 @@ def test_stop_names_the_step_and_another_answer_goes_on(
     assert run(skip, tmp_path / "run", "nan@7@0", monkeypatch)[0] == 0
 
 
-def launch(launcher: str, recipe: Recipe, folder: Path, disturb: str) -> tuple[int, str, float]:
-    """Start two ranks; returns exit code, stderr in the order it was written, and seconds."""
+def begin_under(launcher: str, recipe: Recipe, folder: Path, disturb: str | None) -> subprocess.Popen[str]:
+    """Start two ranks under a launcher, in a process group of their own; returns once they have made five steps or
+    ended."""
     path = folder.with_name(folder.name + ".yaml")
     path.write_text(dump_recipe(recipe))
     here = Path(sys.executable).parent
-    script = ["tests/training/disturbed.py", "--config", str(path), f"run_dir={folder}"]
+    script = "launchers/pretrain.py" if disturb is None else "tests/training/disturbed.py"
     port = str(free_port())
     command = {
         "deepspeed": [str(here / "deepspeed"), "--quiet", "--num_accelerators", "2", "--master_port", port],
         "torchrun": [str(here / "torchrun"), "--nproc-per-node", "2", "--master-port", port],
     }[launcher]
     environment = os.environ | {"PATH": f"{here}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"DISTURB": disturb, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command + script, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    metrics_path = folder / "metrics.jsonl"
-    while process.poll() is None and not (metrics_path.is_file() and '"step": 5' in metrics_path.read_text()):
-        time.sleep(0.05)
+    environment |= {"DISTURB": disturb or "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, script, "--config", str(path), f"run_dir={folder}"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    rows = folder / "metrics.jsonl"
+    while process.poll() is None and not (rows.is_file() and '"step": 5' in rows.read_text()):
+        time.sleep(0.01)
+    return process
+
+
+def launch(launcher: str, recipe: Recipe, folder: Path, disturb: str) -> tuple[int, str, float]:
+    """Returns exit code, stderr in the order it was written, and the seconds from the fifth step to the end."""
+    process = begin_under(launcher, recipe, folder, disturb)
     began = time.monotonic()
     _, error = process.communicate(timeout=300)
     return process.returncode, error, time.monotonic() - began
+
+
+def _ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The training processes under a launcher, by rank."""
+    children = [child for child in psutil.Process(process.pid).children(recursive=True) if "RANK" in child.environ()]
+    ranks = {int(child.environ()["RANK"]): child for child in children if "launchers/pretrain.py" in child.cmdline()}
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "target", "code"),
+    [("deepspeed", "rank", 75), ("deepspeed", "group", None), ("torchrun", "rank", 1), ("torchrun", "launcher", None)],
+)
+def test_signals_under_launchers(
+    undisturbed: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    launcher: str,
+    target: str,
+    code: int | None,
+) -> None:
+    recipe, folder = recipe_of(data_dir, loader_workers=1), tmp_path / "run"  # launchers signal loaders as well
+    process = begin_under(launcher, recipe, folder, None)
+    ranks = _ranks_of(process)
+    assert len(ranks) == 2
+    if target == "rank":
+        ranks[1].send_signal(signal.SIGTERM)
+    elif target == "group":
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
+    psutil.wait_procs(ranks, timeout=30)
+    assert not any(rank.is_running() for rank in ranks)
+    print(launcher, target, process.returncode)
+    assert process.returncode == code if code is not None else process.returncode != 0
+    assert "step-" in (folder / "pretrain" / "checkpoints" / "latest").read_text()
+    assert max(losses(folder)) < STEPS, "the run ended before it was stopped"
+    assert run(recipe, folder, None, monkeypatch)[0] == 0
+    assert metrics(folder) == metrics(undisturbed)
 
 
 def _culprit_first(error: str, culprit: str) -> bool:
@@ -223,6 +278,15 @@ def test_a_failed_write_is_one_line_and_the_checkpoint_before_stays(
     assert (tmp_path / "run" / "pretrain" / "checkpoints" / "latest").read_text() == "step-4"
     assert run(recipe, tmp_path / "run", None, monkeypatch)[0] == 0
     assert metrics(tmp_path / "run") == metrics(undisturbed)
+
+
+def test_a_checkpoint_waits_for_room(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(data_dir, checkpoint={"every": 4, "keep": 10})
+    code, out, error = run(recipe, tmp_path / "run", "no_room@7", monkeypatch)
+    assert code == 0, error
+    assert "no room for a checkpoint in" in out
+    folder = tmp_path / "run" / "pretrain" / "checkpoints"
+    assert {path.name for path in folder.glob("step-*")} == {"step-4", "step-13", "step-16", "step-20"}
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(
