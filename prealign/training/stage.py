@@ -130,7 +130,9 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     def checkpoint() -> None:
         nonlocal saved
         state = {"step": step, "words": words, "evaluation_due": evaluation_due(), "anomalies": guard.state} | identity
-        with explained(checkpoints, f"the checkpoint of step {saved} is whole" if saved else "there is none yet"):
+        with explained(
+            checkpoints, f"the checkpoint of step {saved} is whole" if saved is not None else "there is none yet"
+        ):
             save_checkpoint(engine, world, checkpoints, step, state, recipe.checkpoint.keep)
         saved = step
 
