@@ -3,6 +3,9 @@
 deepspeed --num_accelerators 2 launchers/pretrain.py --config configs/enclone_demo.yaml
 python launchers/pretrain.py --config configs/enclone_demo.yaml stages=[pretrain] codeswitch.ratio=0 name=joint
 python launchers/pretrain.py --config configs/enclone_demo.yaml --check
+
+SIGTERM, SIGUSR1 and SIGINT, to any rank, stop a run at the next forward pass with a checkpoint and exit code 75; a
+user's mistake ends with 2, anything else that fails with 1.
 """
 
 import argparse
@@ -18,6 +21,8 @@ from prealign.evaluation.language_model import evaluate_language
 from prealign.evaluation.similarity import Probe, aligned_cosine
 from prealign.training.check import check
 from prealign.training.run import run_stages
+from prealign.training.signals import StopRequests
+from prealign.training.watchdog import Watchdog
 
 
 def main() -> None:
@@ -38,7 +43,11 @@ def main() -> None:
     if arguments.check:
         check(recipe, data, arguments.ranks, say=print)
         return
-    with running_world() as world:
+    with (
+        running_world() as world,
+        StopRequests(world) as stop,
+        Watchdog(world, recipe.folder, recipe.watchdog.timeout, lambda: stop.received) as watchdog,
+    ):
         recipe.accumulation(world.ranks)
         lexicon = data.whole_lexicon
         probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
@@ -54,7 +63,11 @@ def main() -> None:
                 results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, probe)
             return results
 
-        run_stages(recipe, world, data, evaluate, print, arguments.stage, arguments.stop_after)
+        def safe_point() -> None:
+            watchdog.alive()
+            stop.check()
+
+        run_stages(recipe, world, data, evaluate, print, arguments.stage, arguments.stop_after, safe_point)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 
 USER_ERROR_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 75
+"""The run was asked to stop (SIGTERM, SIGUSR1, SIGINT), has saved a checkpoint and goes on when started again; 75 is
+sysexits' EX_TEMPFAIL."""
 _OTHER_RANKS_WAIT_SECONDS = 5
 
 
@@ -17,8 +20,13 @@ class UserError(Exception):
     """
 
 
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """All ranks agreed to stop because one of them got a signal; what can be saved is saved."""
+
+
 def run(main: Callable[[], None]) -> None:
-    """Run a launcher's ``main`` and end the process; a `UserError` becomes one line on stderr and exit code 2.
+    """Run a launcher's ``main`` and end the process; a `UserError` becomes one line on stderr and exit code 2, a stop
+    by a signal exit code 75.
 
     Usually all ranks meet the same error: the first one prints it and its launcher ends the others, which wait for
     that. An error that only another rank has is printed after the wait.
@@ -32,5 +40,7 @@ def run(main: Callable[[], None]) -> None:
         on_rank = f" (rank {rank} on {socket.gethostname()})" if rank != 0 else ""
         print(f"error{on_rank}: {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT_CODE)
+    except Interrupted:
+        sys.exit(INTERRUPTED_EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)

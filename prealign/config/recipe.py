@@ -443,6 +443,35 @@ class Checkpoint(Section):
         return self
 
 
+class Anomalies(Section):
+    """What happens when a step's loss or gradient is not finite, or its loss leaps.
+
+    `skip` goes on without that step's update. `rollback` goes back to the last checkpoint and from there on without the
+    batch's update. `stop` ends the run with an error; the last checkpoint stays. `report` only writes the batch down.
+    Whatever happens, `RUN/STAGE/anomalies/step-N.json` says which samples the batch had.
+    """
+
+    nonfinite: Literal["skip", "rollback", "stop"] = "skip"
+    """On NaN or infinity."""
+    spike: Literal["report", "skip", "rollback", "stop"] = "report"
+    """On a loss above `mean + sigmas x standard deviation` of the last `window` steps."""
+    sigmas: Annotated[float, Field(gt=0.0)] = 8.0
+    window: Annotated[int, Field(ge=2)] = 128
+    """Steps; there are no spikes before a stage has made as many."""
+    rollback_batches: Count = 1
+    """Batches passed over after a rollback, the offending one last."""
+    limit: Annotated[int, Field(ge=0)] = 10
+    """More steps than these without their update, within a window, stop the run in any case."""
+
+
+class Watchdog(Section):
+    """What ends a run in which nothing moves any more."""
+
+    timeout: Annotated[float, Field(ge=0.0)] = 1800.0
+    """Seconds between two forward passes of a rank (saving and waiting for data included) after which the stacks of all
+    ranks go to `RUN/hang/` and the run ends with an error; 0 waits forever."""
+
+
 class Log(Section):
     every: Count = 10
     """Steps between rows of `metrics.jsonl`."""
@@ -473,6 +502,8 @@ class Recipe(Section):
     parallel: Parallel = Parallel()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    anomalies: Anomalies = Anomalies()
+    watchdog: Watchdog = Watchdog()
     log: Log = Log()
     loader_workers: Annotated[int, Field(ge=0)] = 2
     """Data loading processes per rank; 0 loads in the training process."""

@@ -1,6 +1,6 @@
 """Micro-batches of a training stage: the same samples in the same order for any number of ranks and workers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,11 +103,12 @@ def micro_batches(
     steps: int,
     workers: int,
     pin_memory: bool,
+    on_worker_start: Callable[[int], None] | None = None,
 ) -> Iterator[list[MicroBatch]]:
     """Yield the micro-batches of one rank, step by step, from ``first_step`` to ``steps``.
 
     Step ``s`` consists of samples ``s * global_batch_size`` and following; rank ``r`` takes its ``r``-th contiguous
-    share.
+    share. ``on_worker_start`` gets the number of each loading process, in that process.
     """
     per_rank = global_batch_size // ranks
     share = _RankShare(dataset, global_batch_size, micro_batch_size, rank * per_rank, per_rank, first_step, steps)
@@ -118,6 +119,7 @@ def micro_batches(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=on_worker_start,
         multiprocessing_context="fork" if workers else None,  # memory maps are shared, not copied
     )
     yield from loader

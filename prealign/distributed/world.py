@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class World:
     rank: int
     ranks: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
+    """Group of all ranks over gloo, for small decisions that must not wait for the device; None: the default group."""
 
     @property
     def is_first(self) -> bool:
@@ -38,6 +42,22 @@ class World:
         values: list[Any] = [None] * self.ranks
         dist.all_gather_object(values, value)
         return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; all ranks call it and get the same answer."""
+        if self.ranks == 1:
+            return flag
+        answer = torch.tensor([flag], dtype=torch.int32)
+        dist.all_reduce(answer, dist.ReduceOp.MAX, group=self.control)
+        return bool(answer)
+
+    def first(self, value: Value) -> Value:
+        """The first rank's value, on all ranks."""
+        if self.ranks == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -69,6 +89,7 @@ def running_world() -> Iterator[World]:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        control = dist.new_group(backend="gloo") if on_gpu else None
+        yield World(dist.get_rank(), dist.get_world_size(), device, control)
     finally:
         dist.destroy_process_group()

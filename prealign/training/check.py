@@ -10,6 +10,7 @@ from prealign.hashing import Draw, mix
 from prealign.lexicon.word_batches import WordBatches
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan, stretches_of
 from prealign.training.run import pretrain_start
+from prealign.training.space import check_space
 
 
 def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], None]) -> None:
@@ -71,3 +72,4 @@ def _check_writable(recipe: Recipe) -> None:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         raise UserError(f"run_dir: '{recipe.folder}' cannot be written (no rights in {folder}); choose another folder")
+    check_space(recipe, recipe.folder)

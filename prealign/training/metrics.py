@@ -22,8 +22,9 @@ class MetricsLog:
         self._tensorboard = tensorboard
         self._writers: dict[str, Any] = {}
 
-    def cut(self, stage: str, step: int) -> None:
-        """Drop the rows past a checkpoint: later steps of ``stage`` and all later stages."""
+    def cut(self, stage: str, step: int, evaluated: bool = True) -> None:
+        """Drop the rows past a checkpoint: later steps of ``stage`` and all later stages, and the evaluation at
+        ``step`` when the checkpoint was written before it (not ``evaluated``)."""
         if not self.path.is_file():
             return
         position = (STAGES.index(stage), step)
@@ -33,7 +34,8 @@ class MetricsLog:
                 row = json.loads(line)
             except ValueError:
                 continue  # the line that was being written when the run was killed
-            if (STAGES.index(row["stage"]), row["step"]) <= position:
+            at = (STAGES.index(row["stage"]), row["step"])
+            if at < position or (at == position and (evaluated or row["kind"] != "eval")):
                 kept.append(line)
         write_atomically(self.path, "".join(line + "\n" for line in kept))
 

@@ -1,5 +1,6 @@
 """A run: the recipe's stages in order, each from where it stands."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,25 @@ from prealign.distributed.weights import Weights, read_state
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.model.initialisation import initial_value
+from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
-from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
+from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, StageContext, run_stage
 
+_FREE = (
+    "run_dir",
+    "checkpoint",
+    "log",
+    "evaluation",
+    "loader_workers",
+    "deepspeed",
+    "translation",
+    "anomalies",
+    "watchdog",
+)
 _MAY_CHANGE = {
-    **dict.fromkeys(("run_dir", "checkpoint", "log", "evaluation", "loader_workers", "deepspeed", "translation"), True),
+    **dict.fromkeys(_FREE, True),
     "batch": {"micro_batch_size"},
     "parallel": Parallel.model_fields.keys() - {"precision"},
 }
@@ -37,29 +51,32 @@ def run_stages(
     say: Callable[[str], None],
     only: str | None = None,
     stop_after: int | None = None,
+    safe_point: Callable[[], None] = lambda: None,
 ) -> None:
     """Train what is not trained yet.
 
     ``only``: run this stage alone. ``stop_after``: leave every stage after as many steps, as an interruption would.
-    ``say`` gets lines for the user, on the first rank.
+    ``say`` gets lines for the user, on the first rank. ``safe_point`` is called before every forward pass, on all
+    ranks, and may raise `Interrupted` on all of them.
     """
     folder = recipe.folder
     if world.is_first:
         _claim(recipe, folder)
     world.barrier()
+    check_writable(folder, world.rank)
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
     try:
         for stage in recipe.stages if only is None else [only]:
             if read_state(folder / stage / "weights") is not None:
                 continue
-            context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after)
+            context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point)
             if stage == "align":
                 initial, consumed = _fresh(recipe), Account.empty(recipe)
                 plan = align_plan(recipe)
             else:
                 initial, consumed = pretrain_start(recipe, data)
                 plan = pretrain_plan(recipe, consumed)
-            if not run_stage(context, plan, initial, consumed):
+            if not _run_with_rollbacks(context, plan, initial, consumed):
                 if world.is_first:
                     say(
                         f"stopped: {stage} after {stop_after} of {plan.steps} steps; the same command goes on from "
@@ -72,6 +89,13 @@ def run_stages(
     if world.is_first:
         account = finished_account(recipe)
         say(f"finished: {folder} ({account.tokens:,} tokens in {account.steps} steps)")
+
+
+def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:
+    """`run_stage`, again from its last checkpoint as often as it asks for that."""
+    while True:
+        with contextlib.suppress(RolledBack):
+            return run_stage(context, plan, initial, consumed)
 
 
 def finished_account(recipe: Recipe) -> Account:

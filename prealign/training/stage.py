@@ -1,7 +1,8 @@
 """One training stage, from its first step (or its last checkpoint) to its weights."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from prealign.distributed.checkpoints import Checkpoint, Checkpoints
 from prealign.distributed.engine import InitialValue, build_engine
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
-from prealign.errors import UserError
+from prealign.errors import Interrupted, UserError
 from prealign.hashing import Draw, mix
 from prealign.lexicon.word_batches import WordBatches
+from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.metrics import Display, MetricsLog
 from prealign.training.plan import Account, StagePlan
 from prealign.training.schedule import learning_rate
+from prealign.training.signals import ignore_signals
+from prealign.training.space import check_space, has_room
 from prealign.training.step import Clock, take_step
 
 Evaluate = Callable[[torch.nn.Module], dict[str, Any]]
@@ -41,12 +45,15 @@ class StageContext:
     evaluate: Evaluate
     stop_after: int | None = None
     """Steps at which every stage is left as an interruption would leave it, with a checkpoint."""
+    safe_point: Callable[[], None] = lambda: None
+    """Called on all ranks before every forward pass; may raise `Interrupted` on all of them."""
 
 
 def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> bool:
     """Train a stage and write its weights to ``folder/weights``; False if it was stopped before its end.
 
-    ``consumed``: what the run spent before this stage.
+    ``consumed``: what the run spent before this stage. Raises `Interrupted`, with a checkpoint, and `RolledBack` when
+    it is to be called again.
     """
     recipe, world, stage = context.recipe, context.world, plan.stage
     checkpoints = Checkpoints(context.folder / "checkpoints", world, recipe.checkpoint)
@@ -60,11 +67,16 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         _check_data(found, identity["data"], recipe)
         step, words = found.state["step"], found.state["words"]
 
+    evaluated = step if found is not None and not found.state.get("evaluation_due", False) else None
+    saved = step if found is not None else None
+    world.first(check_space(recipe, context.folder) if world.is_first else None)
+
     # --- engine, data ---
     rate = learning_rate(recipe.align if stage == "align" else recipe.pretrain, plan.steps)
     engine = build_engine(recipe, world, initial_value, rate)
     if found is not None:
         checkpoints.load(engine, found)
+    engine.register_forward_pre_hook(lambda module, arguments: context.safe_point())
     streams = context.data.streams(code_switch=stage == "pretrain")
     dataset = StageDataset(streams, plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
     batches = micro_batches(
@@ -77,15 +89,30 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         steps=last,
         workers=recipe.loader_workers,
         pin_memory=world.device.type == "cuda",
+        on_worker_start=ignore_signals,
     )
     word_batches = _word_batches(context, stage)
     if context.log is not None:
-        context.log.cut(stage, step if found is not None else -1)
+        context.log.cut(stage, step if found is not None else -1, evaluated == step)
+    guard = AnomalyGuard(
+        recipe,
+        world,
+        dataset,
+        decode=lambda ids: context.data.tokenizer.decode(ids % recipe.data.tokenizer.vocab_size),
+        folder=context.folder,
+        step=step,
+        state=found.state.get("anomalies") if found is not None else None,
+        say=lambda line: display.say(f"{stage}: {line}"),
+    )
 
     def spent() -> Account:
         return consumed.plus(Account(plan.text_tokens(recipe, step), dict(words), step))
 
+    def evaluation_due() -> bool:
+        return evaluated != step and (step % recipe.evaluation.every == 0 or step == last)
+
     def evaluate() -> None:
+        nonlocal evaluated
         engine.eval()
         results = context.evaluate(engine)
         engine.train()
@@ -94,18 +121,40 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
             context.log.write(row)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
             display.say(f"{stage} {step}: {shown}")
+        evaluated = step
 
-    with Display(stage, plan.steps, step, enabled=world.is_first) as display:
-        if step == 0:
+    def checkpoint() -> None:
+        nonlocal saved
+        state = {"step": step, "words": words, "evaluation_due": evaluation_due(), "anomalies": guard.state} | identity
+        checkpoints.save(engine, step, state)
+        saved = step
+
+    @contextmanager
+    def left_in_order() -> Iterator[None]:
+        try:
+            yield
+        except Interrupted:
+            if saved != step:  # what a step has done of its forward passes is given up
+                checkpoint()
+            checkpoints.wait()
+            display.say(f"stopped: {stage} after {step} of {plan.steps} steps; the same command goes on from there")
+            raise
+        except RolledBack as decision:
+            display.say(f"{stage}: {decision}")
+            engine.destroy()
+            raise
+
+    with Display(stage, plan.steps, step, enabled=world.is_first) as display, left_in_order():
+        if evaluation_due():
             evaluate()
-        since, since_step, clock = time.perf_counter(), step, Clock()
+        since, since_step, clock, save_due = time.perf_counter(), step, Clock(), False
 
         # --- the loop ---
         while step < last:
             with clock.part("wait"):
                 micro = next(batches)
                 word_batch = word_batches.batch(step) if word_batches is not None else None
-            sums = take_step(engine, recipe, world, micro, word_batch, clock)
+            sums = take_step(engine, recipe, world, micro, word_batch, clock, guard)
             step += 1
             if word_batch is not None:
                 for name, count in word_batch.tokens_per_language().items():
@@ -124,14 +173,18 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
                     display.show(step, _note(row))
 
             # once in a while: evaluate (all ranks)
-            if step % recipe.evaluation.every == 0 or step == last:
+            if evaluation_due():
                 evaluate()
                 since, since_step, clock = time.perf_counter(), step, Clock()
 
-            # once in a while: checkpoint (all ranks)
-            if step % recipe.checkpoint.every == 0 or step == last:
-                state = {"step": step, "words": words} | identity
-                checkpoints.save(engine, step, state)
+            # once in a while: checkpoint (all ranks); on a full disk, as soon as there is room
+            save_due = saved != step and (save_due or step % recipe.checkpoint.every == 0 or step == last)
+            if save_due and step < last and not has_room(recipe, context.folder, world):
+                if step % recipe.checkpoint.every == 0:
+                    display.say(f"no room for a checkpoint in {context.folder}: training goes on; free space")
+            elif save_due:
+                checkpoint()
+                save_due = False
                 since, since_step, clock = time.perf_counter(), step, Clock()
             checkpoints.poll()
             display.advance(step)

@@ -16,6 +16,7 @@ from prealign.distributed.world import World
 from prealign.lexicon.word_batches import WordBatch
 from prealign.objectives.inputs import ModelInputs, text_inputs, word_inputs
 from prealign.objectives.joint import ModelOutputs
+from prealign.training.anomalies import AnomalyGuard
 
 
 class Clock:
@@ -42,12 +43,13 @@ def take_step(
     micro: list[MicroBatch],
     words: WordBatch | None,
     clock: Clock,
+    guard: AnomalyGuard | None = None,
 ) -> "StepSums":
     """Forward and backward of a step's micro-batches on this rank, then the optimizer.
 
     Negatives are all words of the step, so the words go through one pass, the first. A token's loss is divided by the
     number of targets of the whole step, over all ranks and micro-batches; the engine averages over both, and ``share``
-    takes that back.
+    takes that back. ``guard`` may withhold the update.
     """
     sums = StepSums(recipe, world)
     share = world.ranks * len(micro)
@@ -68,7 +70,10 @@ def take_step(
         if number == len(micro) - 1 and recipe.parallel.zero_stage == 0 and recipe.parallel.precision == "fp32":
             sums.gradient_norm = float(plain_gradient_norm(engine))
         with clock.part("optimizer"):
-            engine.step()
+            if guard is not None and number == len(micro) - 1:
+                guard.step(engine, sums.loss(), sums.gradient_norm, sums.sample_nats)
+            else:
+                engine.step()
     if sums.gradient_norm is None:
         sums.gradient_norm = engine.get_global_grad_norm()
     return sums
@@ -89,6 +94,8 @@ class StepSums:
         self._align: torch.Tensor | None = None
         self.gradient_norm: float | torch.Tensor | None = None
         """Global norm before clipping."""
+        self.sample_nats: list[torch.Tensor] = []
+        """Summed nats of each sequence, per micro-batch, in the order of its rows."""
 
     def add(self, batch: MicroBatch, outputs: ModelOutputs) -> None:
         """Take in one forward pass."""
@@ -96,6 +103,7 @@ class StepSums:
         assert losses is not None
         rows = losses.detach().view(-1, self._context).sum(dim=1, dtype=torch.float64)
         targets = (batch.targets != IGNORED).sum(dim=1).to(rows)
+        self.sample_nats.append(rows)
         parts = zip(rows.split(batch.rows_per_language), targets.split(batch.rows_per_language))
         for language, (nats, count) in zip(self._language_of_source, parts):
             self._nats[language] += nats.sum()
@@ -103,6 +111,12 @@ class StepSums:
         self._words += batch.words
         if outputs["align_losses"] is not None and outputs["cosines"] is not None:
             self._align = torch.stack((outputs["align_losses"], outputs["cosines"])).double()
+
+    def loss(self) -> float:
+        """Mean loss per target plus alignment loss, over all ranks; all ranks call it and get the same number."""
+        align = self._align[0].sum() if self._align is not None else self._nats.new_zeros(())
+        total = self._world.sum(torch.stack((self._nats.sum(), self._targets.sum(), align.to(self._nats))))
+        return float(total[0] / total[1].clamp(min=1) + total[2])
 
     def row(self) -> dict[str, Any]:
         """The step's numbers over all ranks: mean loss per target, in all and per language; alignment loss and mean
