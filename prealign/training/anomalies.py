@@ -21,7 +21,7 @@ import torch
 
 from prealign.config import Recipe
 from prealign.corpus.artefact import write_atomically
-from prealign.corpus.loader import StageDataset
+from prealign.corpus.loader import Located, StageDataset
 from prealign.distributed.world import World
 from prealign.errors import UserError
 
@@ -50,7 +50,7 @@ class AnomalyGuard:
         goes on from; ``decode``: token ids -> text. All ranks call it."""
         self._settings = recipe.anomalies
         self._batch = recipe.batch
-        self._languages = list(recipe.languages)
+        self._languages = list(recipe.sources)
         self._world = world
         self._dataset = dataset
         self._decode = decode
@@ -166,8 +166,8 @@ class AnomalyGuard:
         ]
         order = sorted(range(size), key=lambda i: (math.isfinite(nats[i]), -float(nats[i])))
         for i in order[:_TEXTS]:
-            sequence = self._dataset.streams[language[i]].sequence(int(window[i]), int(epoch[i]))
-            listed[i]["text"] = self._decode(sequence.inputs)
+            place = Located(language[i : i + 1], epoch[i : i + 1], window[i : i + 1])
+            listed[i]["text"] = self._decode(self._dataset[place, 1][0].inputs[0].numpy())
         return [listed[i] for i in order]
 
 

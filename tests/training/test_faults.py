@@ -68,7 +68,14 @@ def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("parallel", [{"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 3, "precision": "bf16"}])
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"zero_stage": 0},
+        pytest.param({"zero_stage": 1}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 3, "precision": "bf16"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_with_nan_is_skipped(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: dict[str, Any]
 ) -> None:
@@ -87,6 +94,7 @@ def test_a_step_with_nan_is_skipped(
     assert len(written["samples"][0]["text"]) > 20
 
 
+@pytest.mark.slow
 def test_a_leap_is_skipped_and_decided_alike_after_a_kill(
     undisturbed: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +192,7 @@ def _ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "target", "code"),
     [("deepspeed", "rank", 75), ("deepspeed", "group", None), ("torchrun", "rank", 1), ("torchrun", "launcher", None)],
@@ -225,6 +234,7 @@ def _culprit_first(error: str, culprit: str) -> bool:
     return culprit in error[first : first + 4000] and "Connection closed" not in error[: error.index(culprit)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
 @pytest.mark.parametrize(
     ("disturb", "culprit"),
@@ -242,7 +252,10 @@ def test_a_dead_rank_ends_the_others(data_dir: Path, tmp_path: Path, launcher: s
         assert _culprit_first(error, culprit), error
 
 
-@pytest.mark.parametrize("disturb", ["raise@6@0", "kill@6@1", "kill@6@0"])
+@pytest.mark.parametrize(
+    "disturb",
+    ["kill@6@1", *(pytest.param(other, marks=pytest.mark.slow) for other in ("raise@6@0", "kill@6@0"))],
+)
 def test_a_dead_rank_ends_the_others_without_a_launcher(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disturb: str
 ) -> None:
@@ -255,6 +268,7 @@ def test_a_dead_rank_ends_the_others_without_a_launcher(
     assert all(process.returncode not in (0, 75) for process in processes)
 
 
+@pytest.mark.slow
 def test_a_hang_is_named_with_all_stacks(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of(data_dir, watchdog={"timeout": 30.0})
     code, _, error = run(recipe, tmp_path / "run", "hang@6@1", monkeypatch)
