@@ -135,7 +135,8 @@ def test_preparation_killed_at_any_moment_is_made_good(data_dir: Path, tmp_path:
     assert launch("launchers/prepare.py", "--config", str(path))[0] == 0
     assert open_data(recipe).fingerprint == open_data(tiny_recipe(data_dir)).fingerprint
     names = {entry.name for entry in (tmp_path / "data").iterdir()}
-    assert names == {".input_hashes.json", ".lock", "tokenizer", "en", "clone", "lexicon", "codeswitch"}
+    table = {"words", "translations", "lexicon", "coverage"}
+    assert names == {".input_hashes.json", ".lock", "tokenizer", "en", "clone", "codeswitch"} | table
 
 
 def test_hard_text_goes_through(tmp_path: Path) -> None:

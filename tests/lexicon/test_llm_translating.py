@@ -253,8 +253,13 @@ def test_a_reply_that_trickles_is_given_up(tmp_path: Path) -> None:
 
 def test_stop_waits_for_what_is_under_way(tmp_path: Path) -> None:
     stop = threading.Event()
-    with Server(delay=0.3) as server:
-        threading.Timer(0.5, stop.set).start()
+
+    def answer(number: int, words: list[str]) -> str:
+        if number == 2:
+            stop.set()
+        return "ok"
+
+    with Server(answer, delay=0.3) as server:
         done = ran(server, tmp_path, some_words(400), stop, timeout=5.0)
     assert done.outcome.stopped == "interrupted"
     assert 0 < len(done.cache.known) == 8 * len(server.requests) < 100
