@@ -57,6 +57,7 @@ def recipe_of(data_dir: Path, zero_stage: int) -> Recipe:
         align={"fraction": 0.25, "words_per_step": 45},
         parallel={"precision": "fp32", "zero_stage": zero_stage},
         checkpoint={"every": 5, "keep": 2},
+        watchdog={"timeout": 120.0},  # a run that hangs ends, with its stacks, and is counted as a fault
         evaluation={"every": 9, "tokens": 2000, "probe_words": 50},
     )
 
@@ -93,7 +94,9 @@ def _kill_training(kind: str, recipe: Recipe, folder: Path, rows: int, chance: r
         time.sleep(0.001)
     time.sleep(chance.random() * 0.04)
     if not _running(processes):
-        finish(processes)
+        _, _, error = finish(processes)
+        if any(process.returncode for process in processes):
+            outcome.faults.append(f"{folder}: ended by itself, undisturbed: {error[-2000:]}")
         print(f"{kind}: the run had ended before it could be disturbed", flush=True)
         return
     outcome.kills[kind] += 1
