@@ -5,160 +5,16 @@ written as YAML (`prealign.config.load_recipe`) and printed, resolved, by ``pyth
 ...]``.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-import regex
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from prealign.config.languages import with_facts
+from prealign.config.sections import Count, Fraction, Section
+from prealign.config.texts import Language, Share
+from prealign.config.translation import Translation
 from prealign.errors import UserError
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Text(Section):
-    """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
-
-    files: list[str] = []
-    """Paths or glob patterns, read in sorted order; relative to the working directory."""
-    hub: str | None = None
-    """Dataset id on the hub, streamed; `hub_name`, `hub_split` and `hub_revision` go to `datasets.load_dataset`."""
-    hub_name: str | None = None
-    hub_split: str = "train"
-    hub_revision: str | None = None
-    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """`auto` goes by the file name: .jsonl/.json, .parquet, .txt (compressed or not)."""
-    field: str = "text"
-    """The column or JSON key that holds the document."""
-    documents: Literal["blank_line", "line", "file"] = "blank_line"
-    """What ends a document in a text file."""
-    max_documents: Count | None = None
-    """Stop after this many documents (before de-duplication)."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Text":
-        if bool(self.files) == bool(self.hub):
-            raise ValueError("found both or neither of 'files' and 'hub'; expected exactly one of them")
-        return self
-
-
-class Dictionary(Section):
-    """A file of translations from the source language; in a list of them a bare path stands for ``{path: ...}``."""
-
-    path: str
-    """dictd and StarDict dictionaries are named by their `.index` and their `.ifo`."""
-    format: Literal[
-        "auto", "muse", "tsv", "dictd", "stardict", "tei", "ding", "cedict", "wiktextract", "json", "jsonl"
-    ] = "auto"
-    """`auto` goes by the file name, then by the first lines. `json` and `jsonl`: word -> translations, or word ->
-    language -> translations."""
-    inverted: bool | None = None
-    """The file goes from the target language to the source; by default Ding and CC-CEDICT files do, others do not."""
-    codes: list[str] = []
-    """What a file of several languages calls this one; `languages.*.codes` by default."""
-    traditional: bool = False
-    """Take the traditional characters of CC-CEDICT in place of the simplified ones."""
-
-
-def _path_is_dictionary(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-class Share(Section):
-    """How much of the run a text gets: by ``tokens`` or by ``weight``, one of the two."""
-
-    tokens: Annotated[int, Field(ge=0)] | None = None
-    """Training tokens over the whole run, align stage and word batches included. More than the text has: several
-    epochs, each in an order of its own."""
-    weight: Annotated[float, Field(ge=0.0)] | None = None
-    """Share, relative to the other weights, of what is left of `mixture.tokens`; `mixture.phases` can change it."""
-    active: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)] | None] | None = None
-    """``[from_step, to_step]``: take part in these steps of the pretrain stage only, ``to_step`` not included (null: to
-    the end). `tokens` are spread evenly over them. The align stage then reads nothing of this text."""
-
-    @model_validator(mode="after")
-    def _one_share(self) -> "Share":
-        if (self.tokens is None) == (self.weight is None):
-            raise ValueError("found both or neither of 'tokens' and 'weight'; expected exactly one of them")
-        if self.active is not None and self.active[1] is not None and self.active[0] >= self.active[1]:
-            raise ValueError(f"active: found {list(self.active)}; expected from_step < to_step")
-        return self
-
-
-class Source(Share):
-    """Text beside a language's own: read in the pretrain stage only, never held out, not part of the tokenizer's
-    training text nor of the word counts. In a clone's source the text is given in the original's words.
-
-    Every token is read once an epoch: the last window is filled up from the beginning. Repeated documents are dropped;
-    what shall be read f times has f times its tokens as budget.
-    """
-
-    text: Text
-
-
-class Language(Share):
-    """One language of the mixture. What is known of a language by its name (`prealign.config.languages`) fills the
-    facts from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
-
-    text: Text | None = None
-    sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Source] = {}
-    """Extra texts by name, with budgets of their own; `mixture.phases` and the token account call them
-    ``LANGUAGE.NAME``."""
-    clone_of: str | None = None
-    """Make this language a clone: documents of that language, with token ids shifted by the vocabulary size."""
-    clone_share: Fraction = 0.01
-    """Share of the original's training documents that become clone text (and leave the original's text)."""
-    clone_level: Literal["token", "word"] = "token"
-    """`token`: a clone's tokens are the original's, shifted. `word`: each word type first becomes another one of its
-    length, by a seeded bijection (`prealign.text.clone_words`); then the tokens of that word are shifted."""
-    clone_seed: int = 0
-    """Which bijection, at level `word`."""
-    dictionaries: list[Annotated[Dictionary, BeforeValidator(_path_is_dictionary)]] = []
-    """Translations from the source language, merged; pairs that more of them give come first."""
-    scripts: list[str] = []
-    """Unicode scripts that its words are written in; none: any."""
-    space_prefix: bool = True
-    """Words are written with a space before them (false for Chinese): how a lone word is tokenised."""
-    cased: bool = True
-    """Its script has upper and lower case that a word at a sentence start takes."""
-    word_length: tuple[Count, Count] = (1, 40)
-    """Fewest and most characters of a translation."""
-    leading_words: list[str] = []
-    """Words that dictionaries put before an entry and that are no part of it ("to go", "der Hund")."""
-    optional_marks: str = ""
-    """Characters that dictionaries add and running text leaves out: Russian stress, Arabic vowel signs."""
-    segmenter: Literal["none", "jieba"] = "none"
-    """What finds words in text that is written without spaces."""
-    codes: list[str] = []
-    """What dictionaries of several languages call it; its name in the recipe by default."""
-
-    @field_validator("scripts")
-    @classmethod
-    def _scripts_exist(cls, scripts: list[str]) -> list[str]:
-        for script in scripts:
-            try:
-                regex.compile(rf"\p{{Script={script}}}")
-            except regex.error:
-                raise ValueError(f"found '{script}'; expected names of Unicode scripts, as Latin or Cyrillic") from None
-        return scripts
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> "Language":
-        if (self.text is None) == (self.clone_of is None):
-            raise ValueError("found both or neither of 'text' and 'clone_of'; expected exactly one of them")
-        if self.clone_level == "word" and self.clone_of is None:
-            raise ValueError("clone_level: found 'word' without 'clone_of'; expected a clone language")
-        return self
 
 
 class MixturePhase(Section):
@@ -225,80 +81,6 @@ class Lexicon(Section):
     """Control experiment: give every word the translations of another one, by a seeded permutation."""
 
 
-class Translation(Section):
-    """Translation of the source words by an LLM behind any OpenAI-compatible endpoint (`launchers/translate.py`).
-
-    The endpoint's key comes from the environment alone. The result is one word list a language,
-    ``<data.dir>/llm/llm-<language>.tsv``, to be listed under `languages.*.dictionaries`::
-
-        translation: {model: gpt-4o, input_price: 2.5, output_price: 10, language_names: {zh: Simplified Chinese}}
-        translation: {model: Qwen3-32B, base_url: "http://127.0.0.1:8000/v1", concurrency: 64}
-    """
-
-    model: str
-    base_url: str | None = None
-    """The endpoint, up to and with ``/v1``; without it `OPENAI_BASE_URL` of the environment, else OpenAI's own."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key (any value will do for an endpoint without keys)."""
-    language_names: dict[str, str] = {}
-    """What the prompt calls a language of the recipe where its code does not say enough."""
-    instructions: str | None = None
-    """In place of `prealign.lexicon.llm.prompt.INSTRUCTIONS`: what is wanted of a translation. Other instructions,
-    another model or another language name ask for every word anew."""
-    top_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the source words with at least `lexicon.min_count` occurrences, most frequent first, that is translated
-    (`lexicon.top_fraction` then takes its share of the words that have a translation)."""
-    words_per_request: Count = 50
-    reply_format: Literal["auto", "json_schema", "json_object", "text"] = "auto"
-    """How JSON is asked for. `auto` starts with a schema and steps down when the endpoint refuses."""
-    request: dict[str, Any] = {}
-    """Merged verbatim into the body of every request, such as ``{temperature: 0, max_completion_tokens: 8000}``."""
-    requests_per_minute: Annotated[float, Field(gt=0.0)] = 300.0
-    concurrency: Count = 8
-    """Requests in flight at once."""
-    timeout: Annotated[float, Field(gt=0.0)] = 120.0
-    """Seconds until a reply must have come in whole."""
-    attempts: Count = 8
-    """Tries of one request before its words are asked for in smaller ones."""
-    backoff: Annotated[float, Field(gt=0.0)] = 1.0
-    """Seconds of the first wait after a failed try; doubles up to a minute, with jitter. Retry-After goes before it."""
-    input_price: Annotated[float, Field(ge=0.0)] | None = None
-    """For a million input tokens, in any currency; for the dry run and the account."""
-    output_price: Annotated[float, Field(ge=0.0)] | None = None
-    """For a million output tokens."""
-    encoding: str = "o200k_base"
-    """The tiktoken encoding that estimates tokens (fetched by tiktoken; without network the recipe's tokenizer)."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _no_credentials(cls, url: str | None) -> str | None:
-        if url is None:
-            return url
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected a URL such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("found credentials or a query in the URL; keys come from the environment alone")
-        return url
-
-    @field_validator("key_variable")
-    @classmethod
-    def _a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-            raise ValueError("expected the name of an environment variable, not a key")  # the value is not shown
-        return name
-
-    @field_validator("request")
-    @classmethod
-    def _only_options(cls, request: dict[str, Any]) -> dict[str, Any]:
-        ours = {"model", "messages", "response_format", "stream", "n"}
-        if wrong := sorted(ours & request.keys()):
-            raise ValueError(f"found {wrong}; they are set by other keys, or by the program")
-        if any(re.search("key|authorization|header|secret", name, re.IGNORECASE) for name in request):
-            raise ValueError("found a name of a secret; keys come from the environment alone")
-        return request
-
-
 class Model(Section):
     """GPT-2 style decoder: learned positions, pre-LayerNorm, GELU."""
 
@@ -316,7 +98,8 @@ class Model(Section):
     reset_at_document: bool = False
     """Attention stops at document ends and positions start again."""
     attention: Literal["auto", "sdpa", "flash"] = "auto"
-    """`auto` takes flash-attn on a GPU where it is installed, else torch's scaled_dot_product_attention."""
+    """`auto` takes flash-attn on a GPU where it is installed, else torch's scaled_dot_product_attention and, for words,
+    its varlen_attn."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "Model":

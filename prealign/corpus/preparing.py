@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe
-from prealign.config.recipe import Text
+from prealign.config.texts import Text
 from prealign.corpus.artefact import Artefact, InputHashes, ensure
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map

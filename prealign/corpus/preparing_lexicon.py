@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from prealign.config import Recipe
-from prealign.config.recipe import Dictionary
+from prealign.config.texts import Dictionary
 from prealign.corpus.artefact import Artefact, InputHashes
 from prealign.corpus.counting import count_words, read_counts, write_counts
 from prealign.corpus.store import TokenStore

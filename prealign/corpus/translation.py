@@ -15,7 +15,7 @@ from typing import Any
 import tiktoken
 
 from prealign.config import Recipe
-from prealign.config.recipe import Translation
+from prealign.config.translation import Translation
 from prealign.corpus.artefact import Artefact, ensure, open_artefact, write_atomically
 from prealign.corpus.counting import CountedWord, read_counts
 from prealign.corpus.preparing_lexicon import count_source_words

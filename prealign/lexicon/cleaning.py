@@ -6,7 +6,7 @@ from collections import Counter
 
 import regex
 
-from prealign.config.recipe import Language
+from prealign.config.texts import Language
 
 _MARKUP = regex.compile(
     r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|【[^【】]*】|《[^《》]*》|(?<!\S)/[^/\s][^/]*/(?!\S)"

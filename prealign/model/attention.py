@@ -31,7 +31,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, layout: Layout) -> torch.Tensor:
         """``[tokens, D]`` -> ``[tokens, D]``."""
-        projected = self.qkv(hidden_states).view(len(hidden_states), 3, -1, self.head_size)
+        projected = self.qkv(hidden_states)
+        # heads are counted, not inferred: a rank may have no tokens
+        projected = projected.view(len(hidden_states), 3, projected.shape[1] // (3 * self.head_size), self.head_size)
         return self.out(self._attend(*projected.unbind(dim=1), layout).flatten(1))
 
 
@@ -65,7 +67,7 @@ def attend_by_group(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: L
     for group, *parts in zip(layout.groups, *(tensor.split(layout.sizes) for tensor in (q, k, v))):
         rows = [part.unflatten(0, (group.rows, group.length)) for part in parts]
         mixed.append(_dense(*rows, documents=group.documents).flatten(0, 1))
-    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+    return _joined(mixed, q)
 
 
 def attend_by_run(
@@ -80,11 +82,18 @@ def attend_by_run(
         else:
             shape = (run.groups[0].rows, run.groups[0].length)
             mixed.append(dense(*(part.unflatten(0, shape) for part in parts)).flatten(0, 1))
-    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+    return _joined(mixed, q)
+
+
+def _joined(parts: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Runs one after another; a rank may have none."""
+    if not parts:
+        return torch.empty_like(like)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def torch_packed() -> Packed:
-    """``torch.nn.attention.varlen.varlen_attn`` as a causal function; torch 2.10 spelled causality otherwise."""
+    """``torch.nn.attention.varlen.varlen_attn`` as a causal function, however torch's version spells that."""
     from torch.nn.attention.varlen import varlen_attn
 
     causal = (
@@ -101,7 +110,8 @@ def torch_packed() -> Packed:
 
 def _by_run(dense: Dense, packed: Packed) -> Callable[..., torch.Tensor]:
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
-        if q.dtype.itemsize > 2 or not q.is_cuda:  # flash kernels compute in half precision, on a GPU
+        # flash kernels compute in half precision, on a GPU, with heads of some sizes
+        if q.dtype.itemsize > 2 or not q.is_cuda or q.shape[-1] % 8 or q.shape[-1] > 256:
             return attend_by_group(q, k, v, layout)
         return attend_by_run(q, k, v, layout, dense, packed)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prealign.config import Recipe
-from prealign.config.recipe import Share
+from prealign.config.texts import Share
 from prealign.corpus.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
 from prealign.hashing import Draw, mix

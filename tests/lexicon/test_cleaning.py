@@ -3,7 +3,7 @@
 import pytest
 
 from prealign.config.languages import language_facts
-from prealign.config.recipe import Language
+from prealign.config.texts import Language
 from prealign.lexicon.cleaning import REASONS, Cleaner, Dropped
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prealign.config.recipe import Translation
+from prealign.config.translation import Translation
 from prealign.lexicon.llm.cache import Cache
 from prealign.lexicon.llm.endpoint import Endpoint, retry_after_seconds
 from prealign.lexicon.llm.prompt import INSTRUCTIONS, Prompt

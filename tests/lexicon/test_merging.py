@@ -1,7 +1,7 @@
 """Several dictionaries become one table that says where each pair comes from."""
 
 from prealign.config.languages import language_facts
-from prealign.config.recipe import Language
+from prealign.config.texts import Language
 from prealign.lexicon.cleaning import Cleaner
 from prealign.lexicon.dictionaries import Pair
 from prealign.lexicon.merging import Merger

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prealign.errors import UserError
-from prealign.model.attention import attend_by_group, attend_by_run, attention_function
+from prealign.model.attention import SelfAttention, attend_by_group, attend_by_run, attention_function
 from prealign.model.layout import Group, Layout, document_numbers
 
 
@@ -46,6 +46,15 @@ def test_documents_begin_at_row_starts_too() -> None:
     documents = torch.tensor([[0, 0, 1], [0, 1, 1]])
     (run,) = Layout((Group(2, 3, documents),)).runs
     assert run.boundaries.tolist() == [0, 2, 3, 4, 6]
+
+
+def test_a_rank_without_tokens() -> None:
+    model = SelfAttention(16, 2, "sdpa")
+    nothing = torch.zeros(0, 16, requires_grad=True)
+    mixed = model(nothing, Layout(()))
+    assert mixed.shape == (0, 16)
+    mixed.sum().backward()  # the rank still takes part in the backward pass
+    assert attend_by_run(*torch.zeros(3, 0, 2, 8), Layout(()), dense, packed).shape == (0, 2, 8)
 
 
 def test_flash_that_is_not_installed_is_an_error() -> None:

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from prealign.config.recipe import Text
+from prealign.config.texts import Text
 from prealign.errors import UserError
 from prealign.text.reading import ReadCounts, read_documents
 

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from prealign.config.recipe import Dictionary
+from prealign.config.texts import Dictionary
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries import cedict, dictd, ding, json_tables, stardict, tei, wiktextract, word_list
 from prealign.lexicon.dictionaries.opening import COMPRESSED, text_lines

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prealign.config.recipe import Translation
+from prealign.config.translation import Translation
 from prealign.errors import UserError
 from prealign.lexicon.llm.prompt import reply_schema
 

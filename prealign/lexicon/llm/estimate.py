@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prealign.config.recipe import Translation
+from prealign.config.translation import Translation
 from prealign.lexicon.llm.batches import Request
 from prealign.lexicon.llm.prompt import Prompt, reply_schema
 

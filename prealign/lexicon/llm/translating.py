@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from prealign.config.recipe import Translation
+from prealign.config.translation import Translation
 from prealign.errors import UserError
 from prealign.lexicon.llm.batches import Request, lacking, requests_for
 from prealign.lexicon.llm.cache import Cache

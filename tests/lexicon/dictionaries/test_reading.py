@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign.config.recipe import Dictionary
+from prealign.config.texts import Dictionary
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries import Pair, dictionary_files, read_dictionary
 
