@@ -26,18 +26,20 @@ export MASTER_ADDR MASTER_PORT
 # shellcheck disable=SC2016  # the variables are each task's own
 task='export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=${SLURM_NTASKS_PER_NODE:-1}
 exec "${PYTHON:-python}" "$@"'
+signalled=0 code=0 step=
+trap 'signalled=1; [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
 # --kill-on-bad-exit: a rank that dies takes the others with it; --wait covers ranks that do not notice
 srun --kill-on-bad-exit=1 --wait=60 bash -c "$task" rank launchers/pretrain.py "$@" &
 step=$!
-signalled=1 code=0
-trap 'signalled=1; kill -USR1 "$step"' USR1 TERM
+[ "$signalled" -eq 0 ] || kill -USR1 "$step"
 
 # wait returns early when a signal arrives; srun passes it on to its tasks, and is waited for again
-while [ "$signalled" -eq 1 ]; do
+while :; do
     signalled=0
     wait "$step"
     status=$?
     [ "$status" -eq 127 ] || code=$status
+    [ "$signalled" -eq 1 ] || break
 done
 if [ "$code" -eq 75 ]; then
     echo "stopped with a checkpoint; putting job $SLURM_JOB_ID back into the queue"

@@ -13,11 +13,16 @@ from tests.processes import ROOT
 _SRUN = """#!/usr/bin/env bash
 # as srun does: a process per task, signals passed on, the largest exit code
 while [[ $1 == --* ]]; do shift; done
+trap 'signalled=1; kill -USR1 "${tasks[@]}" 2>/dev/null' USR1
 for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & tasks+=($!); done
-trap 'kill -USR1 "${tasks[@]}"' USR1
 worst=0
 for task in "${tasks[@]}"; do
-    while :; do wait "$task"; code=$?; [ $code -gt 128 ] && kill -0 "$task" 2>/dev/null || break; done
+    signalled=1
+    while [ $signalled -eq 1 ]; do  # a signal ends wait early; the task's own code comes from the next one
+        signalled=0
+        wait "$task"; found=$?
+        [ $found -eq 127 ] || code=$found
+    done
     [ $code -gt $worst ] && worst=$code
 done
 exit $worst
@@ -26,8 +31,8 @@ _SCONTROL = """#!/usr/bin/env bash
 if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" >> "$STUBS/scontrol.log"; fi
 """
 _PYTHON = """#!/usr/bin/env bash
+trap 'kill $! 2>/dev/null; exit 75' USR1
 echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*" >> "$STUBS/tasks.log"
-trap 'kill $!; exit 75' USR1
 sleep "$SECONDS_TO_RUN" & wait
 exit "$CODE"
 """
@@ -64,7 +69,6 @@ def test_preempted_job_goes_back_into_the_queue(
     assert sorted(tasks.read_text().splitlines()) == [
         f"{rank} {rank} 2 node1 20042 launchers/pretrain.py --config real_1p3b name=two words" for rank in (0, 1)
     ]
-    time.sleep(0.3)
     job.send_signal(number)
     out, error = job.communicate(timeout=30)
     assert job.returncode == 0, error
