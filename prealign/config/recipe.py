@@ -192,6 +192,9 @@ class Parallel(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
+    tensor_parallel_size: Count = 1
+    """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
+    node. The embeddings and the LM head are not split."""
     activation_checkpointing: Literal["none", "full"] = "none"
     """`full` recomputes every block in the backward pass."""
 
@@ -322,6 +325,7 @@ class Recipe(Section):
                     f"other words than the original's; expected clone_level: token"
                 )
         self._check_mixture()
+        self._check_parallel()
         last = self.model.layers + (not self.model.tied_embeddings)
         if isinstance(self.align.layers, list):
             chosen = self.align.layers
@@ -334,6 +338,15 @@ class Recipe(Section):
         if "align" in self.stages and self.pretrain.init_from is not None:
             raise ValueError("pretrain.init_from: found a folder beside the stage 'align'; expected stages: [pretrain]")
         return self
+
+    def _check_parallel(self) -> None:
+        size, heads = self.parallel.tensor_parallel_size, self.model.heads
+        if heads % size:
+            raise ValueError(
+                f"parallel.tensor_parallel_size: found {size} and model.heads={heads}; expected heads divisible by it"
+            )
+        if "tensor_parallel" in self.deepspeed:
+            raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")
 
     def _check_mixture(self) -> None:
         dotted = [name for name in self.languages if "." in name]

@@ -2,10 +2,11 @@
 
 A checkpoint is written under another name and renamed when it is whole; ``latest`` moves last, atomically. Every file
 is checked against its SHA-256 before anything is loaded; where one is damaged, the newest whole checkpoint before it
-is taken. Any number of ranks and any ZeRO stage goes on from a checkpoint of any other.
+is taken. Any number of ranks and tensor ranks and any ZeRO stage goes on from a checkpoint of any other.
 """
 
 import logging
+import math
 import shutil
 import threading
 from collections.abc import Iterable
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
-import torch
 
 from prealign.config.recipe import Checkpoint as Settings
 from prealign.corpus.artefact import write_atomically
@@ -71,12 +71,8 @@ class Checkpoints:
         self.wait()
         partial = self._folder / f".step-{step}.partial"
         self._agree(step, self._make_room(partial) if self._world.is_first else None)
-        pieces = owned_pieces(engine, self._world.rank, self._world.ranks)
-        content = batches(
-            (key, piece.name, piece.start, tensor)
-            for piece in pieces
-            for key, tensor in tensors_of(engine, piece).items()
-        )
+        pieces = owned_pieces(engine, self._world)
+        content = batches((key, piece, tensor) for piece in pieces for key, tensor in tensors_of(engine, piece).items())
         self._pending = _Pending(step, partial, _contents(engine, self._world, step, state))
         if self._settings.asynchronous:
             self._pending.start(self._world.rank, content)
@@ -88,8 +84,7 @@ class Checkpoints:
         """Complete a checkpoint that all ranks have written by now; cheap, and nothing where none is under way."""
         if self._pending is None:
             return
-        writing = torch.tensor(int(self._pending.is_writing), device=self._world.device)
-        if int(self._world.sum(writing)) == 0:
+        if not self._world.any(self._pending.is_writing):
             self.wait()
 
     def wait(self) -> None:
@@ -186,14 +181,15 @@ class Checkpoints:
         """Restore weights, optimizer, schedule and counters, whatever layout wrote them. Raises `UserError` where the
         checkpoint is of another model."""
         manifest = checkpoint.manifest
-        _check_shapes(checkpoint.folder, manifest["parameters"], parameter_shapes(engine))
+        shapes = parameter_shapes(engine)
+        _check_shapes(checkpoint.folder, manifest["parameters"], shapes)
         mine = f"rank-{self._world.rank:05d}-"
         reader = PieceReader(checkpoint.folder, sorted(manifest["files"], key=lambda name: not name.startswith(mine)))
         prepare_for_reading(engine)
         restore_optimizer(engine, manifest["optimizer"])
         for piece in held_pieces(engine):
             for key, target in tensors_of(engine, piece).items():
-                reader.read(key, piece.name, target, piece.start)
+                reader.read(key, piece, math.prod(shapes[piece.name]), target)
         refresh_model(engine)
         counters = manifest["engine"]
         engine.global_steps = counters["global_steps"]
@@ -203,7 +199,7 @@ class Checkpoints:
         for group, rate in zip(engine.lr_scheduler.optimizer.param_groups, engine.lr_scheduler.get_last_lr()):
             group["lr"] = rate
         layout = _layout(engine, self._world)
-        if manifest["layout"] != layout:
+        if {"tensor_ranks": 1} | manifest["layout"] != layout:
             self._warn(f"{checkpoint.folder}: written with {manifest['layout']}; going on with {layout}")
 
     def _candidates(self) -> list[str]:
@@ -294,7 +290,8 @@ def _contents(engine: deepspeed.DeepSpeedEngine, world: World, step: int, state:
 
 
 def _layout(engine: deepspeed.DeepSpeedEngine, world: World) -> dict[str, int]:
-    return {"ranks": world.ranks, "zero_stage": engine.zero_optimization_stage()}
+    zero_stage = engine.zero_optimization_stage()
+    return {"ranks": world.ranks, "tensor_ranks": world.tensor_ranks, "zero_stage": zero_stage}
 
 
 def _check_shapes(folder: Path, found: dict[str, list[int]], expected: dict[str, list[int]]) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.utils import groups
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from prealign.config import Recipe
+from prealign.distributed.pieces import shard_of
+from prealign.distributed.tensor_parallel import autotp_config
 from prealign.distributed.world import World
 from prealign.objectives.joint import JointModel
 
@@ -17,13 +20,12 @@ InitialValue = Callable[[str, torch.Size], torch.Tensor]
 """Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
 
 
-def deepspeed_config(recipe: Recipe, ranks: int) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe, data_ranks: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the recipe's ``deepspeed:`` section is merged over it, key by key."""
     optimizer = recipe.optimizer
     generated = {
-        "train_batch_size": recipe.batch.global_batch_size,
         "train_micro_batch_size_per_gpu": recipe.batch.micro_batch_size,
-        "gradient_accumulation_steps": recipe.accumulation(ranks),
+        "gradient_accumulation_steps": recipe.accumulation(data_ranks),
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -40,6 +42,8 @@ def deepspeed_config(recipe: Recipe, ranks: int) -> dict[str, Any]:
         "zero_optimization": {"stage": recipe.parallel.zero_stage},
         "steps_per_print": 10**9,
     }
+    if recipe.parallel.tensor_parallel_size > 1:
+        generated["tensor_parallel"] = autotp_config(recipe.parallel.tensor_parallel_size)
     return _merged(generated, recipe.deepspeed)
 
 
@@ -54,12 +58,13 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def build_model(recipe: Recipe, world: World, initial_value: InitialValue) -> JointModel:
     """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
-    group = dist.group.WORLD if world.ranks > 1 else None
-    with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(recipe, world.ranks), enabled=sharded):
+    group = (world.data_group or dist.group.WORLD) if world.data_ranks > 1 else None
+    config = deepspeed_config(recipe, world.data_ranks)
+    with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.data_group, enabled=sharded):
         model = JointModel(recipe, group)
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-            if not sharded or world.is_first:
+            if not sharded or world.data_rank == 0:
                 parameter.copy_(initial_value(name, parameter.shape))
     return model
 
@@ -72,10 +77,12 @@ def build_engine(
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         model_parameters=_parameter_groups(model),
-        config=deepspeed_config(recipe, world.ranks),
+        config=deepspeed_config(recipe, world.data_ranks),
         lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
         dist_init_required=False,
     )
+    if world.tensor_ranks > 1:
+        engine.first_dataloader_check.remove()  # it sends the first batch around; batches are equal by construction
     if recipe.parallel.zero_stage == 0:
         engine.basic_optimizer.state.clear()  # of that empty step, which would count in Adam's bias correction
     return engine
@@ -99,4 +106,12 @@ def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 def plain_gradient_norm(engine: deepspeed.DeepSpeedEngine) -> torch.Tensor:
     """Global norm of the gradients before clipping where DeepSpeed keeps none (fp32 without ZeRO); call it between the
     step's last backward and ``engine.step``."""
-    return torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    split, whole = [], []
+    for name, parameter in engine.module.named_parameters():
+        if parameter.grad is not None:
+            (split if shard_of(engine, name, parameter).ranks > 1 else whole).append(parameter.grad)
+    if not split:
+        return torch.nn.utils.get_total_norm(whole)
+    squares = torch.nn.utils.get_total_norm(split) ** 2
+    dist.all_reduce(squares, group=groups.get_tensor_model_parallel_group())
+    return (squares + torch.nn.utils.get_total_norm(whole) ** 2).sqrt()

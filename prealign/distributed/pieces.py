@@ -2,18 +2,21 @@
 
 DeepSpeed steps an optimizer over *holders*: fp32 tensors that are parameters themselves (fp32 without ZeRO), fp32
 copies of them (bf16 without ZeRO), or flat tensors that hold this rank's part of many parameters (ZeRO 1 to 3). A
-`Piece` says which range of which parameter lies where in which holder. Parameters and their elements are the same for
-every layout, so what the pieces of one layout write, the pieces of any other read.
+`Piece` says which range of which parameter, or of a tensor rank's shard of it, lies where in which holder. Parameters
+and their elements are the same for every layout, so what the pieces of one layout write, the pieces of any other read.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from prealign.distributed.tensor_parallel import Shard
+from prealign.distributed.world import World
 from prealign.errors import UserError
 
 WEIGHT = "weight"
@@ -22,9 +25,11 @@ WEIGHT = "weight"
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements ``[start, start + length)`` of the flattened parameter ``name``, at ``offset`` in ``holder``."""
+    """Elements ``[start, start + length)`` of the flattened ``shard`` of parameter ``name``, at ``offset`` in
+    ``holder``."""
 
     name: str
+    shard: Shard
     start: int
     length: int
     holder: torch.Tensor
@@ -37,12 +42,21 @@ class Piece:
     def share(self, rank: int, ranks: int) -> "Piece":
         """The ``rank``-th of ``ranks`` nearly equal parts of the piece."""
         first, last = self.length * rank // ranks, self.length * (rank + 1) // ranks
-        return Piece(self.name, self.start + first, last - first, self.holder, self.offset + first)
+        return replace(self, start=self.start + first, length=last - first, offset=self.offset + first)
 
 
 def parameter_shapes(engine: deepspeed.DeepSpeedEngine) -> dict[str, list[int]]:
     """Name -> shape of every parameter, whole."""
-    return {name: list(_shape(parameter)) for name, parameter in engine.module.named_parameters()}
+    return {
+        name: shard_of(engine, name, parameter).whole_shape(name, _shape(parameter))
+        for name, parameter in engine.module.named_parameters()
+    }
+
+
+def shard_of(engine: deepspeed.DeepSpeedEngine, name: str, parameter: nn.Parameter) -> Shard:
+    """What this rank's tensor rank holds of a parameter."""
+    ranks = max(1, engine.autotp_size())
+    return Shard.of(name, _shape(parameter)[0], dist.get_rank() % ranks, ranks)
 
 
 def held_pieces(engine: deepspeed.DeepSpeedEngine) -> list[Piece]:
@@ -51,17 +65,22 @@ def held_pieces(engine: deepspeed.DeepSpeedEngine) -> list[Piece]:
     pieces = []
     find = _finder(engine)
     for name, parameter in engine.module.named_parameters():
-        piece = find(name, parameter)
-        if piece is not None and piece.length > 0:
-            pieces.append(piece)
+        place = find(parameter)
+        if place is not None and place.length > 0:
+            shard = shard_of(engine, name, parameter)
+            pieces.append(Piece(name, shard, place.start, place.length, place.holder, place.offset))
     return pieces
 
 
-def owned_pieces(engine: deepspeed.DeepSpeedEngine, rank: int, ranks: int) -> list[Piece]:
+def owned_pieces(engine: deepspeed.DeepSpeedEngine, world: World) -> list[Piece]:
     """Pieces that this rank writes: over all ranks they cover every parameter exactly once."""
-    pieces = held_pieces(engine)
-    if engine.zero_optimization_stage() == 0:  # every rank holds everything
-        pieces = [piece.share(rank, ranks) for piece in pieces]
+    pieces = []
+    for piece in held_pieces(engine):
+        if engine.zero_optimization_stage() == 0:  # every data rank holds everything
+            piece = piece.share(world.data_rank, world.data_ranks)
+        if piece.shard.ranks == 1:  # and every tensor rank
+            piece = piece.share(world.tensor_rank, world.tensor_ranks)
+        pieces.append(piece)
     return [piece for piece in pieces if piece.length > 0]
 
 
@@ -139,36 +158,44 @@ def refresh_model(engine: deepspeed.DeepSpeedEngine) -> None:
             parameter.detach().view(-1).copy_(holder.detach().view(-1).narrow(0, offset, parameter.numel()))
 
 
-def _finder(engine: deepspeed.DeepSpeedEngine) -> Callable[[str, nn.Parameter], Piece | None]:
+@dataclass(frozen=True)
+class _Place:
+    start: int
+    length: int
+    holder: torch.Tensor
+    offset: int
+
+
+def _finder(engine: deepspeed.DeepSpeedEngine) -> Callable[[nn.Parameter], _Place | None]:
     """Where the engine's layout puts a parameter; None where this rank holds nothing of it."""
     optimizer = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage == 3:
 
-        def partitioned(name: str, parameter: nn.Parameter) -> Piece:
+        def partitioned(parameter: nn.Parameter) -> _Place:
             group, offset, room = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = room * optimizer._get_param_partition_rank(parameter)
             length = max(0, min(room, parameter.ds_numel - start))  # the last partition may be padded
-            return Piece(name, start, length, optimizer.fp32_partitioned_groups_flat[group], offset)
+            return _Place(start, length, optimizer.fp32_partitioned_groups_flat[group], offset)
 
         return partitioned
     if stage > 0:
         groups = engine.basic_optimizer.param_groups
 
-        def flattened(name: str, parameter: nn.Parameter) -> Piece | None:
+        def flattened(parameter: nn.Parameter) -> _Place | None:
             mapping = parameter._hp_mapping
             if mapping is None:
                 return None
             holder = groups[mapping.param_group_index]["params"][0]
             whole, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-            return Piece(name, whole.start, whole.numel, holder, flat.start)
+            return _Place(whole.start, whole.numel, holder, flat.start)
 
         return flattened
     places = _replicated_places(engine)
 
-    def replicated(name: str, parameter: nn.Parameter) -> Piece:
+    def replicated(parameter: nn.Parameter) -> _Place:
         holder, offset = places.get(parameter, (parameter, 0))
-        return Piece(name, 0, parameter.numel(), holder, offset)
+        return _Place(0, parameter.numel(), holder, offset)
 
     return replicated
 
@@ -210,9 +237,4 @@ def _refuse_the_unknown(engine: deepspeed.DeepSpeedEngine) -> None:
         raise UserError(
             "deepspeed.zero_optimization.offload_optimizer.device: found nvme; checkpoints need the optimizer's state "
             "in memory; set it to cpu"
-        )
-    if engine.autotp_size() > 1:
-        raise UserError(
-            f"deepspeed.tensor_parallel: found {engine.autotp_size()} tensor ranks; checkpoints are written without "
-            "tensor parallelism only"
         )

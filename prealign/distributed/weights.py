@@ -9,12 +9,14 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
+import torch.distributed as dist
+from deepspeed.utils import groups, safe_get_full_fp32_param
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prealign.corpus.artefact import write_atomically
-from prealign.distributed.pieces import held_pieces, parameter_shapes
+from prealign.distributed.pieces import held_pieces, parameter_shapes, shard_of
+from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.world import World
 from prealign.errors import UserError
 
@@ -55,13 +57,24 @@ def save_weights(engine: deepspeed.DeepSpeedEngine, world: World, folder: Path, 
 
 
 def _full_parameters(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
+    shapes = parameter_shapes(engine)
+    for name, shard, value in _full_shards(engine):
+        if shard.ranks > 1:
+            group = groups.get_tensor_model_parallel_group()
+            shards = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(shard.ranks)]
+            dist.all_gather(shards, value.contiguous(), group=group)
+            value = shard.join(shards, shapes[name])
+        yield name, value.view(shapes[name])
+
+
+def _full_shards(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, Shard, torch.Tensor]]:
+    """Name, shard and fp32 value of every parameter as its tensor rank holds it."""
     if engine.zero_optimization_stage() == 0:
-        shapes = parameter_shapes(engine)
         for piece in held_pieces(engine):
-            yield piece.name, piece.view(piece.holder).view(shapes[piece.name])
+            yield piece.name, piece.shard, piece.view(piece.holder)
     else:
         for name, parameter in engine.module.named_parameters():
-            yield name, safe_get_full_fp32_param(parameter)
+            yield name, shard_of(engine, name, parameter), safe_get_full_fp32_param(parameter)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

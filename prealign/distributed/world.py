@@ -14,18 +14,42 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 
+from prealign.errors import UserError
+
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: ``rank`` of ``ranks``, and its device."""
+    """This process among all: ``rank`` of ``ranks``, and its device.
+
+    ``tensor_ranks`` consecutive ranks share the weights of one replica of the model and see the same batch; a batch is
+    dealt over the ``data_ranks`` replicas.
+    """
 
     rank: int
     ranks: int
     device: torch.device
     control: dist.ProcessGroup | None = None
     """Group of all ranks over gloo, for small decisions that must not wait for the device; None: the default group."""
+    tensor_ranks: int = 1
+    data_group: dist.ProcessGroup | None = None
+    """Ranks with the same place in their replicas; None: the default group, where replicas have one rank."""
+
+    @property
+    def tensor_rank(self) -> int:
+        """Place of this rank in its replica."""
+        return self.rank % self.tensor_ranks
+
+    @property
+    def data_rank(self) -> int:
+        """Number of this rank's replica."""
+        return self.rank // self.tensor_ranks
+
+    @property
+    def data_ranks(self) -> int:
+        """Replicas of the model."""
+        return self.ranks // self.tensor_ranks
 
     @property
     def is_first(self) -> bool:
@@ -33,8 +57,8 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks, in place."""
-        dist.all_reduce(tensor)
+        """Sum over replicas, in place."""
+        dist.all_reduce(tensor, group=self.data_group)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
@@ -65,9 +89,9 @@ class World:
 
 
 @contextmanager
-def running_world() -> Iterator[World]:
+def running_world(tensor_ranks: int = 1) -> Iterator[World]:
     """Join the process group that the launcher describes (``deepspeed``, ``torchrun``), or a group of one, and leave
-    it."""
+    it. Raises `UserError` where ``tensor_ranks`` does not divide it."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if "RANK" not in os.environ:
@@ -90,6 +114,24 @@ def running_world() -> Iterator[World]:
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     try:
         control = dist.new_group(backend="gloo") if on_gpu else None
-        yield World(dist.get_rank(), dist.get_world_size(), device, control)
+        yield World(dist.get_rank(), dist.get_world_size(), device, control, tensor_ranks, data_group_of(tensor_ranks))
     finally:
         dist.destroy_process_group()
+
+
+def data_ranks(ranks: int, tensor_ranks: int) -> int:
+    """Replicas of the model; raises `UserError` where ``tensor_ranks`` does not divide ``ranks``."""
+    if ranks % tensor_ranks:
+        raise UserError(
+            f"parallel.tensor_parallel_size: found {tensor_ranks} on {ranks} ranks; expected ranks divisible by it"
+        )
+    return ranks // tensor_ranks
+
+
+def data_group_of(tensor_ranks: int) -> dist.ProcessGroup | None:
+    """The group of this rank's peers in the other replicas; all ranks call it."""
+    ranks = dist.get_world_size()
+    data_ranks(ranks, tensor_ranks)
+    if tensor_ranks == 1:
+        return None
+    return dist.new_subgroups_by_enumeration([list(range(i, ranks, tensor_ranks)) for i in range(tensor_ranks)])[0]

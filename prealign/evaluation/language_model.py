@@ -53,8 +53,8 @@ def evaluate_language(
     windows = max(1, predicted // context)
     rows = recipe.batch.micro_batch_size
     nats = torch.zeros(2, dtype=torch.float64, device=world.device)
-    for first in range(0, windows, rows * world.ranks):
-        mine = first + world.rank * rows + np.arange(rows)
+    for first in range(0, windows, rows * world.data_ranks):
+        mine = first + world.data_rank * rows + np.arange(rows)
         batch = _windows(store.tokens, mine, windows, context)
         with torch.no_grad():
             outputs = model(ModelInputs(text_inputs(batch, world.device, recipe.document_ends), None))

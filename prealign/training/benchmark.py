@@ -1,5 +1,6 @@
 """Speed and memory of training steps, stage by stage, with the time of their parts."""
 
+import math
 import platform
 import resource
 import statistics
@@ -14,6 +15,7 @@ from prealign.config import Recipe
 from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.engine import build_engine
+from prealign.distributed.pieces import parameter_shapes
 from prealign.distributed.world import World
 from prealign.hashing import Draw, mix
 from prealign.kernels import Relations, csr
@@ -47,7 +49,7 @@ def benchmark(
         "deepspeed": deepspeed.__version__,
         "recipe": recipe.name,
         "data": "real" if data is not None else "synthetic",
-        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters()),
+        "parameters": sum(math.prod(shape) for shape in parameter_shapes(engine).values()),
         "micro_batch_size": recipe.batch.micro_batch_size,
         "global_batch_size": recipe.batch.global_batch_size,
         "peak_tflops_per_device": peak,
@@ -108,12 +110,12 @@ def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: floa
 
 def _synthetic(recipe: Recipe, world: World, stage: str) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
     """Random tokens; words in pairs of translations, one to four tokens each."""
-    generator = torch.Generator().manual_seed(world.rank)
+    generator = torch.Generator().manual_seed(world.data_rank)
     rows, context = recipe.batch.micro_batch_size, recipe.model.context
     shared = torch.Generator().manual_seed(0)  # every rank sees the same words
     while True:
         micro = []
-        for _ in range(recipe.accumulation(world.ranks)):
+        for _ in range(recipe.accumulation(world.data_ranks)):
             tokens = torch.randint(0, recipe.vocab_size, (rows, context + 1), generator=generator)
             counts = (rows,) + (0,) * (len(recipe.languages) - 1)
             micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), counts, torch.zeros(3)))
@@ -143,8 +145,8 @@ def _real(
         dataset,
         global_batch_size=recipe.batch.global_batch_size,
         micro_batch_size=recipe.batch.micro_batch_size,
-        rank=world.rank,
-        ranks=world.ranks,
+        rank=world.data_rank,
+        ranks=world.data_ranks,
         first_step=0,
         steps=plan.steps,
         workers=recipe.loader_workers,

@@ -52,7 +52,7 @@ def take_step(
     takes that back. ``guard`` may withhold the update.
     """
     sums = StepSums(recipe, world)
-    share = world.ranks * len(micro)
+    share = world.data_ranks * len(micro)
     with clock.part("data"):
         targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro), device=world.device)
         text_scale = share / world.sum(targets).clamp(min=1)
@@ -61,7 +61,7 @@ def take_step(
             text = text_inputs(batch, world.device, recipe.document_ends)
             mine = None
             if words is not None and number == 0:
-                mine = word_inputs(words, world.rank, world.ranks, world.device)
+                mine = word_inputs(words, world.data_rank, world.data_ranks, world.device)
         with clock.part("forward"):
             outputs = engine(ModelInputs(text, mine, text_scale, share))
         with clock.part("backward"):

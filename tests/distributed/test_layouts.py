@@ -9,10 +9,11 @@ from prealign.config import Recipe
 from tests.conftest import tiny_recipe
 from tests.processes import train
 
-LAYOUTS = [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)]
+LAYOUTS = [(1, 0, 1), (2, 0, 1), (2, 1, 1), (2, 2, 1), (2, 3, 1), (2, 1, 2)]
+"""Ranks, ZeRO stage, tensor ranks."""
 
 
-def short(data_dir: Path, zero_stage: int, **changes: Any) -> Recipe:
+def short(data_dir: Path, zero_stage: int, tensor_ranks: int = 1, **changes: Any) -> Recipe:
     """20 steps of each stage."""
     changes = {
         "languages": {
@@ -20,31 +21,34 @@ def short(data_dir: Path, zero_stage: int, **changes: Any) -> Recipe:
             "clone": {"tokens": 8_000, "clone_of": "en", "clone_share": 0.2},
         },
         "align": {"fraction": 0.41, "words_per_step": 45, "learning_rate": 1e-3},
-        "parallel": {"precision": "fp32", "zero_stage": zero_stage},
+        "parallel": {"precision": "fp32", "zero_stage": zero_stage, "tensor_parallel_size": tensor_ranks},
     } | changes
     return tiny_recipe(data_dir, **changes)
 
 
 @pytest.fixture(scope="module")
-def runs(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], list[dict[str, Any]]]:
+def runs(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, ...], list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("layouts")
     return {
-        (ranks, stage): train(short(data_dir, stage), folder / f"{ranks}-{stage}", ranks) for ranks, stage in LAYOUTS
+        (ranks, stage, tensor_ranks): train(
+            short(data_dir, stage, tensor_ranks), folder / f"{ranks}-{stage}-{tensor_ranks}", ranks
+        )
+        for ranks, stage, tensor_ranks in LAYOUTS
     }
 
 
-def test_both_stages_run_twenty_steps(runs: dict[tuple[int, int], list[dict[str, Any]]]) -> None:
-    steps = [(row["stage"], row["step"]) for row in runs[1, 0] if row["kind"] == "train"]
+def test_both_stages_run_twenty_steps(runs: dict[tuple[int, ...], list[dict[str, Any]]]) -> None:
+    steps = [(row["stage"], row["step"]) for row in runs[LAYOUTS[0]] if row["kind"] == "train"]
     assert [step for stage, step in steps if stage == "align"] == list(range(1, 21))
     assert len([step for stage, step in steps if stage == "pretrain"]) >= 20
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:], ids=lambda layout: f"{layout[0]} ranks, ZeRO {layout[1]}")
+@pytest.mark.parametrize("layout", LAYOUTS[1:], ids="{0[0]} ranks, ZeRO {0[1]}, {0[2]} tensor ranks".format)
 def test_losses_do_not_depend_on_the_layout(
-    runs: dict[tuple[int, int], list[dict[str, Any]]], layout: tuple[int, int]
+    runs: dict[tuple[int, ...], list[dict[str, Any]]], layout: tuple[int, ...]
 ) -> None:
-    assert len(runs[layout]) == len(runs[1, 0])
-    for row, expected in zip(runs[layout], runs[1, 0]):
+    assert len(runs[layout]) == len(runs[LAYOUTS[0]])
+    for row, expected in zip(runs[layout], runs[LAYOUTS[0]]):
         assert row.keys() == expected.keys()
         for key, value in expected.items():
             if key in ("kind", "stage", "step", "tokens", "switch_ratio", "switch_ratio_all_words"):

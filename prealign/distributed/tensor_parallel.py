@@ -1,0 +1,65 @@
+"""Tensor parallelism through DeepSpeed's AutoTP: which layers it shards, and what of a weight a tensor rank holds.
+
+As in Megatron-LM (Shoeybi et al. 2019): the first product of attention and MLP is split by output features, the
+second by input features, whose partial sums are added over the tensor ranks. Everything else is replicated.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_COLUMN = re.compile(r"\.(attention\.qkv|mlp\.up)\.(weight|bias)$")
+_ROW = re.compile(r"\.(attention\.out|mlp\.down)\.weight$")
+
+
+def autotp_config(ranks: int) -> dict[str, Any]:
+    """DeepSpeed's ``tensor_parallel`` section for our layer names."""
+    row = {"patterns": [r".*attention\.out\.weight$", r".*mlp\.down\.weight$"], "partition_type": "row"}
+    column = {"patterns": [r".*mlp\.up\.weight$"], "partition_type": "column"}
+    fused = {"patterns": [r".*attention\.qkv\.weight$"], "partition_type": "column", "shape": [3, -1]}
+    others = {"patterns": [r"^(?!.*(attention\.(qkv|out)|mlp\.(up|down))\.weight$).*"], "partition_type": "skip"}
+    specs = [fused | {"partition_dim": 0}, column, row, others]
+    return {"autotp_size": ranks, "partition_config": {"use_default_specs": False, "layer_specs": specs}}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a tensor rank holds of a parameter: of each of ``blocks`` equal runs of the flattened parameter the
+    ``rank``-th of ``ranks`` equal parts, one after another. With one rank that is the parameter."""
+
+    blocks: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    @classmethod
+    def of(cls, name: str, rows: int, rank: int, ranks: int) -> "Shard":
+        """The shard of parameter ``name``, whose first dimension is ``rows`` where it is not split."""
+        if _ROW.search(name):
+            return cls(rows, rank, ranks)
+        if _COLUMN.search(name):
+            return cls(3 if ".qkv." in name else 1, rank, ranks)
+        return cls()
+
+    def whole_shape(self, name: str, shape: torch.Size) -> list[int]:
+        """Shape of the parameter of which ``shape`` is the shard's."""
+        split = 1 if _ROW.search(name) else 0
+        return [size * self.ranks if dimension == split else size for dimension, size in enumerate(shape)]
+
+    def to_whole(self, local: torch.Tensor, size: int) -> torch.Tensor:
+        """Element numbers of the shard, int64, -> those of the flattened parameter of ``size`` elements; ascending
+        numbers stay ascending."""
+        run = size // (self.blocks * self.ranks)
+        return (local // run * self.ranks + self.rank) * run + local % run
+
+    def from_whole(self, whole: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inverse: element numbers of the shard, and whether it holds the element at all (bool)."""
+        run = size // (self.blocks * self.ranks)
+        block, place = whole // (run * self.ranks), whole % (run * self.ranks)
+        return block * run + place - self.rank * run, place // run == self.rank
+
+    def join(self, shards: list[torch.Tensor], shape: list[int]) -> torch.Tensor:
+        """The parameter from the shards of all ranks, in their order."""
+        runs = [shard.reshape(self.blocks, 1, -1) for shard in shards]
+        return torch.cat(runs, dim=1).view(shape)
