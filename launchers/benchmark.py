@@ -41,9 +41,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     recipe = load_recipe(arguments.config, arguments.overrides)
-    with running_world(recipe.parallel.tensor_parallel_size) as world:
+    with running_world(recipe.parallel.tensor_parallel_size, recipe.parallel.sequence_parallel_size) as world:
         if arguments.accumulation:
-            recipe = _with_accumulation(recipe, arguments.accumulation * world.data_ranks)
+            recipe = _with_accumulation(recipe, arguments.accumulation * world.row_ranks)
         data = open_data(recipe) if arguments.data == "real" else None
         stages = arguments.stage or ["align", "pretrain"]
         record = benchmark(recipe, world, data, stages, arguments.steps, arguments.warmup)

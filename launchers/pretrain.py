@@ -44,11 +44,11 @@ def main() -> None:
         check(recipe, data, arguments.ranks, say=print)
         return
     with (
-        running_world(recipe.parallel.tensor_parallel_size) as world,
+        running_world(recipe.parallel.tensor_parallel_size, recipe.parallel.sequence_parallel_size) as world,
         StopRequests(world) as stop,
         Watchdog(world, recipe.folder, recipe.watchdog.timeout, lambda: stop.received) as watchdog,
     ):
-        recipe.accumulation(world.data_ranks)
+        recipe.accumulation(world.row_ranks)
         lexicon = data.whole_lexicon
         probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
 

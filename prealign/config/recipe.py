@@ -195,8 +195,14 @@ class Parallel(Section):
     tensor_parallel_size: Count = 1
     """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
     node. The embeddings and the LM head are not split."""
-    activation_checkpointing: Literal["none", "full"] = "none"
-    """`full` recomputes every block in the backward pass."""
+    sequence_parallel_size: Count = 1
+    """Ranks over which the positions of every row of text are split, for contexts that one device cannot hold:
+    attention exchanges positions for heads (DeepSpeed-Ulysses), everything else works on a rank's own tokens."""
+    activation_checkpointing: Literal["none", "full"] | Annotated[int, Field(ge=2)] = "none"
+    """`full` recomputes every block in the backward pass, a number `k` every k-th one."""
+    compile: bool = False
+    """Run the pretrain stage through torch.compile (the first step takes minutes). The align stage is left out: its
+    words give every step other shapes."""
 
 
 class Evaluation(Section):
@@ -340,10 +346,21 @@ class Recipe(Section):
         return self
 
     def _check_parallel(self) -> None:
-        size, heads = self.parallel.tensor_parallel_size, self.model.heads
-        if heads % size:
+        tensor, sequence = self.parallel.tensor_parallel_size, self.parallel.sequence_parallel_size
+        if self.model.heads % (tensor * sequence):
             raise ValueError(
-                f"parallel.tensor_parallel_size: found {size} and model.heads={heads}; expected heads divisible by it"
+                f"parallel: found tensor_parallel_size={tensor}, sequence_parallel_size={sequence} and "
+                f"model.heads={self.model.heads}; expected heads divisible by their product"
+            )
+        if self.model.context % sequence:
+            raise ValueError(
+                f"parallel.sequence_parallel_size: found {sequence} and model.context={self.model.context}; expected "
+                f"context divisible by it"
+            )
+        if self.parallel.compile and self.parallel.zero_stage == 3:
+            raise ValueError(
+                "parallel.compile: found true with parallel.zero_stage=3, whose gathering of weights breaks the graph "
+                "at every layer; expected zero_stage 0 to 2"
             )
         if "tensor_parallel" in self.deepspeed:
             raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")

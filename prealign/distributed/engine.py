@@ -20,12 +20,12 @@ InitialValue = Callable[[str, torch.Size], torch.Tensor]
 """Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
 
 
-def deepspeed_config(recipe: Recipe, data_ranks: int) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe, row_ranks: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the recipe's ``deepspeed:`` section is merged over it, key by key."""
     optimizer = recipe.optimizer
     generated = {
         "train_micro_batch_size_per_gpu": recipe.batch.micro_batch_size,
-        "gradient_accumulation_steps": recipe.accumulation(data_ranks),
+        "gradient_accumulation_steps": recipe.accumulation(row_ranks),
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -59,7 +59,8 @@ def build_model(recipe: Recipe, world: World, initial_value: InitialValue) -> Jo
     """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
     group = (world.data_group or dist.group.WORLD) if world.data_ranks > 1 else None
-    config = deepspeed_config(recipe, world.data_ranks)
+    config = deepspeed_config(recipe, world.row_ranks)
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ refuses a second engine in a process, as every stage has one
     with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.data_group, enabled=sharded):
         model = JointModel(recipe, group)
     for name, parameter in model.named_parameters():
@@ -77,7 +78,7 @@ def build_engine(
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         model_parameters=_parameter_groups(model),
-        config=deepspeed_config(recipe, world.data_ranks),
+        config=deepspeed_config(recipe, world.row_ranks),
         lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
         dist_init_required=False,
     )

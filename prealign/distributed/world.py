@@ -4,17 +4,19 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed as dist
 
+from prealign.distributed.sequence_parallel import UlyssesExchange
 from prealign.errors import UserError
+from prealign.model.layout import Exchange
 
 Value = TypeVar("Value")
 
@@ -23,8 +25,9 @@ Value = TypeVar("Value")
 class World:
     """This process among all: ``rank`` of ``ranks``, and its device.
 
-    ``tensor_ranks`` consecutive ranks share the weights of one replica of the model and see the same batch; a batch is
-    dealt over the ``data_ranks`` replicas.
+    ``tensor_ranks`` consecutive ranks share the weights of one replica of the model and see the same tokens. Words are
+    dealt over the ``data_ranks`` replicas. Rows of text are dealt over ``row_ranks`` groups of ``sequence_ranks``
+    consecutive replicas, each of which holds an equal part of their positions.
     """
 
     rank: int
@@ -35,6 +38,9 @@ class World:
     tensor_ranks: int = 1
     data_group: dist.ProcessGroup | None = None
     """Ranks with the same place in their replicas; None: the default group, where replicas have one rank."""
+    sequence_ranks: int = 1
+    exchange: Exchange | None = None
+    """How the replicas that share rows of text attend over them; None: no rows are shared."""
 
     @property
     def tensor_rank(self) -> int:
@@ -50,6 +56,16 @@ class World:
     def data_ranks(self) -> int:
         """Replicas of the model."""
         return self.ranks // self.tensor_ranks
+
+    @property
+    def row_rank(self) -> int:
+        """Which of the `row_ranks` groups of replicas this rank belongs to."""
+        return self.data_rank // self.sequence_ranks
+
+    @property
+    def row_ranks(self) -> int:
+        """Groups of replicas that have rows of text of their own."""
+        return self.data_ranks // self.sequence_ranks
 
     @property
     def is_first(self) -> bool:
@@ -83,15 +99,28 @@ class World:
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
 
+    def on_first(self, action: Callable[[], Value]) -> Value:
+        """What ``action`` returns on the first rank, on all ranks; a `UserError` of it is raised on all of them."""
+        value = error = None
+        if self.is_first:
+            try:
+                value = action()
+            except UserError as found:
+                error = str(found)
+        value, error = self.first((value, error))
+        if error is not None:
+            raise UserError(error)
+        return cast(Value, value)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         dist.barrier()
 
 
 @contextmanager
-def running_world(tensor_ranks: int = 1) -> Iterator[World]:
+def running_world(tensor_ranks: int = 1, sequence_ranks: int = 1) -> Iterator[World]:
     """Join the process group that the launcher describes (``deepspeed``, ``torchrun``), or a group of one, and leave
-    it. Raises `UserError` where ``tensor_ranks`` does not divide it."""
+    it. Raises `UserError` where the sizes do not divide it."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if "RANK" not in os.environ:
@@ -114,24 +143,30 @@ def running_world(tensor_ranks: int = 1) -> Iterator[World]:
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     try:
         control = dist.new_group(backend="gloo") if on_gpu else None
-        yield World(dist.get_rank(), dist.get_world_size(), device, control, tensor_ranks, data_group_of(tensor_ranks))
+        yield world_of(device, control, tensor_ranks, sequence_ranks)
     finally:
         dist.destroy_process_group()
 
 
-def data_ranks(ranks: int, tensor_ranks: int) -> int:
-    """Replicas of the model; raises `UserError` where ``tensor_ranks`` does not divide ``ranks``."""
-    if ranks % tensor_ranks:
+def row_ranks(ranks: int, tensor_ranks: int, sequence_ranks: int) -> int:
+    """`World.row_ranks`; raises `UserError` where the sizes do not divide ``ranks``."""
+    if ranks % (tensor_ranks * sequence_ranks):
         raise UserError(
-            f"parallel.tensor_parallel_size: found {tensor_ranks} on {ranks} ranks; expected ranks divisible by it"
+            f"parallel: found tensor_parallel_size={tensor_ranks} and sequence_parallel_size={sequence_ranks} on "
+            f"{ranks} ranks; expected ranks divisible by their product"
         )
-    return ranks // tensor_ranks
+    return ranks // (tensor_ranks * sequence_ranks)
 
 
-def data_group_of(tensor_ranks: int) -> dist.ProcessGroup | None:
-    """The group of this rank's peers in the other replicas; all ranks call it."""
-    ranks = dist.get_world_size()
-    data_ranks(ranks, tensor_ranks)
-    if tensor_ranks == 1:
-        return None
-    return dist.new_subgroups_by_enumeration([list(range(i, ranks, tensor_ranks)) for i in range(tensor_ranks)])[0]
+def world_of(device: torch.device, control: dist.ProcessGroup | None, tensor_ranks: int, sequence_ranks: int) -> World:
+    """This process among those of the default group; all ranks call it."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    row_ranks(ranks, tensor_ranks, sequence_ranks)
+    numbers = torch.arange(ranks).view(-1, sequence_ranks, tensor_ranks)
+    data_group = exchange = None
+    if tensor_ranks > 1:
+        data_group, _ = dist.new_subgroups_by_enumeration(numbers.flatten(0, 1).T.tolist())
+    if sequence_ranks > 1:
+        shared, _ = dist.new_subgroups_by_enumeration(numbers.transpose(1, 2).flatten(0, 1).tolist())
+        exchange = UlyssesExchange(shared)
+    return World(rank, ranks, device, control, tensor_ranks, data_group, sequence_ranks, exchange)

@@ -53,13 +53,14 @@ def evaluate_language(
     windows = max(1, predicted // context)
     rows = recipe.batch.micro_batch_size
     nats = torch.zeros(2, dtype=torch.float64, device=world.device)
-    for first in range(0, windows, rows * world.data_ranks):
-        mine = first + world.data_rank * rows + np.arange(rows)
+    for first in range(0, windows, rows * world.row_ranks):
+        mine = first + world.row_rank * rows + np.arange(rows)
         batch = _windows(store.tokens, mine, windows, context)
+        text = text_inputs(batch, world.device, recipe.document_ends, world.exchange)
         with torch.no_grad():
-            outputs = model(ModelInputs(text_inputs(batch, world.device, recipe.document_ends), None))
+            outputs = model(ModelInputs(text, None))
         nats[0] += outputs["token_losses"].double().sum()
-        nats[1] += (batch.targets != IGNORED).sum()
+        nats[1] += (text.targets != IGNORED).sum()
     world.sum(nats)
     last = min(windows * context, len(store) - 1)
     return LanguageModelResult(float(nats[0]), int(nats[1]), data.heldout_bytes(language, store.tokens[1 : last + 1]))

@@ -1,7 +1,8 @@
 """Causal self-attention over a `Layout`: flash-attn where it is installed, else what torch has."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,11 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from prealign.errors import UserError
-from prealign.model.layout import Layout
+from prealign.model.layout import Dense, Group, Layout, Run
 
 Backend = Literal["auto", "sdpa", "flash"]
-Dense = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""``(q, k, v)``, each ``[rows, length, heads, head_size]`` -> the same shape, causal."""
 Packed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 """``(q, k, v, boundaries, longest)``, tensors ``[tokens, heads, head_size]`` -> the same shape, causal per sequence."""
 
@@ -65,8 +64,7 @@ def attend_by_group(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: L
     """scaled_dot_product_attention of each group of equal rows: any device, any dtype."""
     mixed = []
     for group, *parts in zip(layout.groups, *(tensor.split(layout.sizes) for tensor in (q, k, v))):
-        rows = [part.unflatten(0, (group.rows, group.length)) for part in parts]
-        mixed.append(_dense(*rows, documents=group.documents).flatten(0, 1))
+        mixed.append(_by_row(partial(_dense, documents=group.documents), group, parts))
     return _joined(mixed, q)
 
 
@@ -77,12 +75,28 @@ def attend_by_run(
     mixed = []
     sizes = [run.tokens for run in layout.runs]
     for run, *parts in zip(layout.runs, *(tensor.split(sizes) for tensor in (q, k, v))):
-        if run.boundaries is not None:
+        if run.boundaries is None:
+            mixed.append(_by_row(dense, run.groups[0], parts))
+        elif run.groups[0].exchange is None:
             mixed.append(packed(*parts, run.boundaries, run.longest))
         else:
-            shape = (run.groups[0].rows, run.groups[0].length)
-            mixed.append(dense(*(part.unflatten(0, shape) for part in parts)).flatten(0, 1))
+            mixed.append(_by_row(_of_rows(packed, run), run.groups[0], parts))
     return _joined(mixed, q)
+
+
+def _by_row(attend: Dense, group: Group, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Attention of a group's ``[tokens, heads, head_size]`` through a function of rows."""
+    q, k, v = (part.unflatten(0, (group.rows, group.length)) for part in parts)
+    mixed = attend(q, k, v) if group.exchange is None else group.exchange(attend, q, k, v)
+    return mixed.flatten(0, 1)
+
+
+def _of_rows(packed: Packed, run: Run) -> Dense:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        assert run.boundaries is not None
+        return packed(*(part.flatten(0, 1) for part in (q, k, v)), run.boundaries, run.longest).view_as(q)
+
+    return attend
 
 
 def _joined(parts: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:

@@ -73,14 +73,14 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The decoder without its LM head."""
+    """The decoder without its LM head; every ``checkpoint_every``-th block is recomputed in the backward pass."""
 
-    def __init__(self, config: Model, vocab_size: int, checkpoint_blocks: bool, words_after_norm: bool) -> None:
+    def __init__(self, config: Model, vocab_size: int, checkpoint_every: int | None, words_after_norm: bool) -> None:
         super().__init__()
         self.embedding = Embedding(vocab_size, config.context, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.checkpoint_blocks = checkpoint_blocks
+        self.checkpoint_every = checkpoint_every
         self.words_after_norm = words_after_norm
 
     def forward(
@@ -93,7 +93,7 @@ class GPT(nn.Module):
         for number, block in enumerate(self.blocks):
             last = number == len(self.blocks) - 1
             block_spans = None if last and self.words_after_norm else spans
-            if self.checkpoint_blocks and self.training:
+            if self.checkpoint_every and number % self.checkpoint_every == 0 and self.training:
                 hidden_states, vectors = checkpoint(block, hidden_states, layout, block_spans, use_reentrant=False)
             else:
                 hidden_states, vectors = block(hidden_states, layout, block_spans)

@@ -4,15 +4,30 @@ Hidden states are ``[tokens, D]``: the text rows of a micro-batch, then the word
 sees all of them at once; only attention needs to know which token belongs to which sequence.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Protocol
 
 import torch
 
 CPU = torch.device("cpu")
+Dense = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""``(q, k, v)``, each ``[rows, length, heads, head_size]`` -> the same shape, causal."""
 _SHORT = 128
 """Rows below this length are packed: one tile of a flash attention kernel."""
+
+
+class Exchange(Protocol):
+    """Attention over rows of which this rank holds the ``rank``-th of ``ranks`` equal parts."""
+
+    rank: int
+    ranks: int
+
+    def __call__(self, attend: Dense, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """``attend`` gets whole rows; the others are parts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,11 +36,13 @@ class Group:
 
     ``documents``: int64 ``[rows, length]``, non-decreasing numbers; attention stays within equal numbers. None: one
     document a row. Short sequences are padded on the right, where a causal mask keeps pads out of real tokens.
+    ``exchange``: the rows are parts of longer ones, whose other parts other ranks hold; ``documents`` are of the whole.
     """
 
     rows: int
     length: int
     documents: torch.Tensor | None = None
+    exchange: Exchange | None = None
 
     @property
     def tokens(self) -> int:
@@ -36,8 +53,9 @@ class Group:
 class Run:
     """Consecutive groups that one variable-length attention call handles.
 
-    ``boundaries``: int32 ``[sequences + 1]``, where each sequence begins among the run's tokens (cu_seqlens), or None:
-    equal rows, better handled as such. ``longest``: no sequence is longer.
+    ``boundaries``: int32 ``[sequences + 1]``, where each sequence begins among the run's tokens (cu_seqlens; those of
+    the whole rows, where ranks hold parts), or None: equal rows, better handled as such. ``longest``: no sequence is
+    longer.
     """
 
     tokens: int
@@ -62,15 +80,21 @@ class Layout:
     def runs(self) -> tuple[Run, ...]:
         """Groups of short rows (words) together, every other group by itself."""
         runs = []
-        for packed, found in groupby(self.groups, key=lambda group: group.documents is None and group.length < _SHORT):
+        for packed, found in groupby(self.groups, key=_is_short):
             groups = tuple(found)
             if packed:
                 lengths = torch.cat([torch.full((group.rows,), group.length) for group in groups])
                 boundaries = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).int().to(self.device)
                 runs.append(Run(sum(g.tokens for g in groups), groups, boundaries, max(g.length for g in groups)))
             else:
-                runs += [Run(group.tokens, (group,), _document_boundaries(group), group.length) for group in groups]
+                for group in groups:
+                    longest = group.length if group.documents is None else group.documents.shape[1]
+                    runs.append(Run(group.tokens, (group,), _document_boundaries(group), longest))
         return tuple(runs)
+
+
+def _is_short(group: Group) -> bool:
+    return group.documents is None and group.exchange is None and group.length < _SHORT
 
 
 def _document_boundaries(group: Group) -> torch.Tensor | None:
@@ -80,7 +104,7 @@ def _document_boundaries(group: Group) -> torch.Tensor | None:
     new = torch.ones_like(group.documents, dtype=torch.bool)
     new[:, 1:] = group.documents[:, 1:] != group.documents[:, :-1]
     starts = new.flatten().nonzero().flatten()
-    return torch.cat((starts, starts.new_tensor([group.tokens]))).int()
+    return torch.cat((starts, starts.new_tensor([group.documents.numel()]))).int()
 
 
 def document_numbers(inputs: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

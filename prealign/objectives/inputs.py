@@ -9,7 +9,7 @@ from prealign.corpus.loader import MicroBatch
 from prealign.kernels import Relations, shard
 from prealign.lexicon.word_batches import WordBatch
 from prealign.model.gpt import Spans
-from prealign.model.layout import Group, Layout, document_numbers
+from prealign.model.layout import Exchange, Group, Layout, document_numbers
 
 
 @dataclass(frozen=True)
@@ -68,21 +68,23 @@ class ModelInputs:
         return Spans(self.words.spans.starts + shift, self.words.spans.lengths)
 
 
-def text_inputs(batch: MicroBatch, device: torch.device, document_ends: list[int] | None) -> TextInputs:
-    """``document_ends``: end-of-document ids at which attention and positions start anew; None: they do not."""
-    inputs = batch.inputs.to(device, non_blocking=True)
+def text_inputs(
+    batch: MicroBatch, device: torch.device, document_ends: list[int] | None, exchange: Exchange | None = None
+) -> TextInputs:
+    """``document_ends``: end-of-document ids at which attention and positions start anew; None: they do not.
+    ``exchange``: how the ranks that share the rows attend over them; this rank takes its part of the positions."""
+    inputs, targets = batch.inputs.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
     rows, length = inputs.shape
     documents = None
     positions = torch.arange(length, device=device).expand(rows, length)
     if document_ends is not None:
         documents, positions = document_numbers(inputs, torch.isin(inputs, inputs.new_tensor(document_ends)))
-    return TextInputs(
-        inputs.flatten(),
-        positions.flatten(),
-        batch.targets.to(device, non_blocking=True).flatten(),
-        Group(rows, length, documents),
-        batch.rows_per_language,
-    )
+    if exchange is not None:
+        length //= exchange.ranks
+        first = exchange.rank * length
+        inputs, targets, positions = (part[:, first : first + length] for part in (inputs, targets, positions))
+    group = Group(rows, length, documents, exchange)
+    return TextInputs(inputs.flatten(), positions.flatten(), targets.flatten(), group, batch.rows_per_language)
 
 
 def word_inputs(batch: WordBatch, rank: int, ranks: int, device: torch.device) -> WordInputs:

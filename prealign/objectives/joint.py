@@ -66,8 +66,9 @@ class JointModel(nn.Module):
         self.tied = recipe.model.tied_embeddings
         self.group = group
         vocab_size, hidden_size = recipe.padded_vocab_size, recipe.model.hidden_size
-        checkpoint_blocks = recipe.parallel.activation_checkpointing == "full"
-        self.gpt = GPT(recipe.model, vocab_size, checkpoint_blocks, recipe.align.final_norm)
+        checkpointing = recipe.parallel.activation_checkpointing
+        checkpoint_every = checkpointing if isinstance(checkpointing, int) else {"none": None, "full": 1}[checkpointing]
+        self.gpt = GPT(recipe.model, vocab_size, checkpoint_every, recipe.align.final_norm)
         self.head = Head(vocab_size, hidden_size)
         if self.tied:
             self.head.weight = self.gpt.embedding.tokens.weight

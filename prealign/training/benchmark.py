@@ -110,12 +110,12 @@ def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: floa
 
 def _synthetic(recipe: Recipe, world: World, stage: str) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
     """Random tokens; words in pairs of translations, one to four tokens each."""
-    generator = torch.Generator().manual_seed(world.data_rank)
+    generator = torch.Generator().manual_seed(world.row_rank)
     rows, context = recipe.batch.micro_batch_size, recipe.model.context
     shared = torch.Generator().manual_seed(0)  # every rank sees the same words
     while True:
         micro = []
-        for _ in range(recipe.accumulation(world.data_ranks)):
+        for _ in range(recipe.accumulation(world.row_ranks)):
             tokens = torch.randint(0, recipe.vocab_size, (rows, context + 1), generator=generator)
             counts = (rows,) + (0,) * (len(recipe.languages) - 1)
             micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), counts, torch.zeros(3)))
@@ -145,8 +145,8 @@ def _real(
         dataset,
         global_batch_size=recipe.batch.global_batch_size,
         micro_batch_size=recipe.batch.micro_batch_size,
-        rank=world.data_rank,
-        ranks=world.data_ranks,
+        rank=world.row_rank,
+        ranks=world.row_ranks,
         first_step=0,
         steps=plan.steps,
         workers=recipe.loader_workers,

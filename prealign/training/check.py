@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
-from prealign.distributed.world import data_ranks
+from prealign.distributed.world import row_ranks
 from prealign.errors import UserError
 from prealign.hashing import Draw, mix
 from prealign.lexicon.word_batches import WordBatches
@@ -18,13 +18,13 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     """Check hashes, sizes, divisibility and the run folder, and print the plan. Raises `UserError`."""
     data.verify()
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
-    batch, context, tensor_ranks = recipe.batch, recipe.model.context, recipe.parallel.tensor_parallel_size
-    replicas = data_ranks(ranks, tensor_ranks)
-    accumulation = recipe.accumulation(replicas)
+    batch, context, parallel = recipe.batch, recipe.model.context, recipe.parallel
+    groups = row_ranks(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
+    accumulation = recipe.accumulation(groups)
     say(
         f"step: {batch.global_batch_size * context:,} tokens = {batch.micro_batch_size} sequences x {context} tokens "
         f"x {accumulation} micro-batches x "
-        + (f"{ranks} ranks" if tensor_ranks == 1 else f"{replicas} replicas of {tensor_ranks} ranks each")
+        + (f"{ranks} ranks" if groups == ranks else f"{groups} groups of {ranks // groups} ranks")
     )
     _check_writable(recipe)
     consumed = Account.empty(recipe)

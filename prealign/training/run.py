@@ -60,9 +60,7 @@ def run_stages(
     ranks, and may raise `Interrupted` on all of them.
     """
     folder = recipe.folder
-    if world.is_first:
-        _claim(recipe, folder)
-    world.barrier()
+    world.on_first(lambda: _claim(recipe, folder))
     check_writable(folder, world.rank)
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
     try:

@@ -55,9 +55,7 @@ def check_writable(folder: Path, rank: int) -> None:
 
 def has_room(recipe: Recipe, folder: Path, world: World) -> bool:
     """Whether one more checkpoint fits now; the first rank looks and all ranks get its answer."""
-    return world.first(
-        not world.is_first or shutil.disk_usage(_existing(folder)).free > int(1.02 * checkpoint_bytes(recipe))
-    )
+    return world.on_first(lambda: shutil.disk_usage(_existing(folder)).free > int(1.02 * checkpoint_bytes(recipe)))
 
 
 def _existing(folder: Path) -> Path:

@@ -69,13 +69,15 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
 
     evaluated = step if found is not None and not found.state.get("evaluation_due", False) else None
     saved = step if found is not None else None
-    world.first(check_space(recipe, context.folder) if world.is_first else None)
+    world.on_first(lambda: check_space(recipe, context.folder))
 
     # --- engine, data ---
     rate = learning_rate(recipe.align if stage == "align" else recipe.pretrain, plan.steps)
     engine = build_engine(recipe, world, initial_value, rate)
     if found is not None:
         checkpoints.load(engine, found)
+    if recipe.parallel.compile and stage == "pretrain":
+        engine.compile()
     engine.register_forward_pre_hook(lambda module, arguments: context.safe_point())
     streams = context.data.streams(code_switch=stage == "pretrain")
     dataset = StageDataset(streams, plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
@@ -83,8 +85,8 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         dataset,
         global_batch_size=recipe.batch.global_batch_size,
         micro_batch_size=recipe.batch.micro_batch_size,
-        rank=world.data_rank,
-        ranks=world.data_ranks,
+        rank=world.row_rank,
+        ranks=world.row_ranks,
         first_step=step,
         steps=last,
         workers=recipe.loader_workers,

@@ -14,7 +14,7 @@ from prealign.corpus.switching import IGNORED
 from prealign.distributed.engine import plain_gradient_norm
 from prealign.distributed.world import World
 from prealign.lexicon.word_batches import WordBatch
-from prealign.objectives.inputs import ModelInputs, text_inputs, word_inputs
+from prealign.objectives.inputs import ModelInputs, TextInputs, text_inputs, word_inputs
 from prealign.objectives.joint import ModelOutputs
 from prealign.training.anomalies import AnomalyGuard
 
@@ -54,11 +54,11 @@ def take_step(
     sums = StepSums(recipe, world)
     share = world.data_ranks * len(micro)
     with clock.part("data"):
-        targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro), device=world.device)
+        texts = [text_inputs(batch, world.device, recipe.document_ends, world.exchange) for batch in micro]
+        targets = torch.stack([(text.targets != IGNORED).sum() for text in texts]).sum()
         text_scale = share / world.sum(targets).clamp(min=1)
-    for number, batch in enumerate(micro):
+    for number, (batch, text) in enumerate(zip(micro, texts)):
         with clock.part("data"):
-            text = text_inputs(batch, world.device, recipe.document_ends)
             mine = None
             if words is not None and number == 0:
                 mine = word_inputs(words, world.data_rank, world.data_ranks, world.device)
@@ -66,7 +66,7 @@ def take_step(
             outputs = engine(ModelInputs(text, mine, text_scale, share))
         with clock.part("backward"):
             engine.backward(outputs["loss"])
-        sums.add(batch, outputs)
+        sums.add(text, outputs, batch.words)
         if number == len(micro) - 1 and recipe.parallel.zero_stage == 0 and recipe.parallel.precision == "fp32":
             sums.gradient_norm = float(plain_gradient_norm(engine))
         with clock.part("optimizer"):
@@ -85,7 +85,6 @@ class StepSums:
     def __init__(self, recipe: Recipe, world: World) -> None:
         self._languages = list(recipe.languages)
         self._language_of_source = recipe.language_of_source
-        self._context = recipe.model.context
         self._layers = recipe.align.layers
         self._world = world
         self._nats = torch.zeros(len(self._languages), dtype=torch.float64, device=world.device)
@@ -95,20 +94,21 @@ class StepSums:
         self.gradient_norm: float | torch.Tensor | None = None
         """Global norm before clipping."""
         self.sample_nats: list[torch.Tensor] = []
-        """Summed nats of each sequence, per micro-batch, in the order of its rows."""
+        """Summed nats of each sequence (of this rank's part of it), per micro-batch, in the order of its rows."""
 
-    def add(self, batch: MicroBatch, outputs: ModelOutputs) -> None:
-        """Take in one forward pass."""
+    def add(self, text: TextInputs, outputs: ModelOutputs, words: torch.Tensor) -> None:
+        """Take in one forward pass; ``words`` as in `MicroBatch`."""
         losses = outputs["token_losses"]
         assert losses is not None
-        rows = losses.detach().view(-1, self._context).sum(dim=1, dtype=torch.float64)
-        targets = (batch.targets != IGNORED).sum(dim=1).to(rows)
+        shape = (text.group.rows, text.group.length)
+        rows = losses.detach().view(shape).sum(dim=1, dtype=torch.float64)
+        targets = (text.targets != IGNORED).view(shape).sum(dim=1).to(rows)
         self.sample_nats.append(rows)
-        parts = zip(rows.split(batch.rows_per_language), targets.split(batch.rows_per_language))
+        parts = zip(rows.split(text.rows_per_language), targets.split(text.rows_per_language))
         for language, (nats, count) in zip(self._language_of_source, parts):
             self._nats[language] += nats.sum()
             self._targets[language] += count.sum()
-        self._words += batch.words
+        self._words += words
         if outputs["align_losses"] is not None and outputs["cosines"] is not None:
             self._align = torch.stack((outputs["align_losses"], outputs["cosines"])).double()
 

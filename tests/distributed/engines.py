@@ -13,10 +13,11 @@ import torch
 
 from prealign.config import Recipe
 from prealign.corpus.loader import MicroBatch
+from prealign.distributed import world
 from prealign.distributed.checkpoints import Checkpoints
 from prealign.distributed.engine import build_engine
 from prealign.distributed.pieces import held_pieces, tensors_of
-from prealign.distributed.world import World, data_group_of
+from prealign.distributed.world import World
 from prealign.model.initialisation import initial_value
 from prealign.training.step import Clock, take_step
 from tests.conftest import tiny_recipe
@@ -31,7 +32,11 @@ class Layout:
     stage: int
     precision: str = "fp32"
     tensor_ranks: int = 1
+    sequence_ranks: int = 1
+    context: int = 7
+    reset_at_document: bool = False
     hidden_size: int = 18
+    heads: int = 2
 
 
 def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
@@ -42,21 +47,29 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
             "precision": layout.precision,
             "zero_stage": layout.stage,
             "tensor_parallel_size": layout.tensor_ranks,
+            "sequence_parallel_size": layout.sequence_ranks,
         },
-        model={"layers": 1, "hidden_size": layout.hidden_size, "heads": 2, "vocab_multiple": 1, "context": 7},
+        model={
+            "layers": 1,
+            "hidden_size": layout.hidden_size,
+            "heads": layout.heads,
+            "vocab_multiple": 1,
+            "context": layout.context,
+            "reset_at_document": layout.reset_at_document,
+        },
         checkpoint={"every": 1, "keep": 10, **checkpoint},
         batch={"global_batch_size": BATCH, "micro_batch_size": 1},
     )
 
 
-def world_of(rank: int, ranks: int, tensor_ranks: int = 1) -> World:
+def world_of(rank: int, ranks: int, tensor_ranks: int = 1, sequence_ranks: int = 1) -> World:
     """The world of a process that `tests.processes.on_ranks` started."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     torch.set_num_threads(1)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    return World(rank, ranks, torch.device("cpu"), None, tensor_ranks, data_group_of(tensor_ranks))
+    return world.world_of(torch.device("cpu"), None, tensor_ranks, sequence_ranks)
 
 
 def engine_of(recipe: Recipe, world: World) -> deepspeed.DeepSpeedEngine:
@@ -75,7 +88,7 @@ def train(engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first
         rows = torch.randint(
             0, recipe.vocab_size, (BATCH, recipe.model.context + 1), generator=torch.Generator().manual_seed(step)
         )
-        mine = rows.chunk(world.data_ranks)[world.data_rank].split(1)
+        mine = rows.chunk(world.row_ranks)[world.row_rank].split(1)
         micro = [MicroBatch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), (1, 0), torch.zeros(3)) for row in mine]
         losses.append(take_step(engine, recipe, world, micro, None, Clock()).row()["lm_loss"])
     return losses

@@ -2,6 +2,7 @@
 rounding."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.distributed.engines import Layout, checkpoints_of, engine_of, recipe_
 from tests.processes import on_ranks
 
 SAVED, LAST = 3, 6
+OFFLOADED = {"offload_optimizer": {"device": "cpu"}}
 FP32 = [Layout(stage) for stage in range(4)]
 BF16 = [Layout(stage, "bf16") for stage in range(4)]
 
@@ -100,3 +102,35 @@ def test_other_ranks_and_stages_continue_within_rounding(
     for (source, target), found in losses.items():
         tolerance = 1e-4 if source.precision == "fp32" else 5e-3
         assert found == pytest.approx(written[source][SAVED:], rel=tolerance), (source, target)
+
+
+def with_section(rank: int, ranks: int, base: str, layout: Layout, section: dict[str, Any]) -> list[float]:
+    """As `write_and_continue`, with something in DeepSpeed's own ``zero_optimization`` section."""
+    world = world_of(rank, ranks)
+    recipe = recipe_of(layout).model_copy(update={"deepspeed": {"zero_optimization": section}})
+    checkpoints = checkpoints_of(Path(base), recipe, world)
+    engine = engine_of(recipe, world)
+    before = train(engine, recipe, world, 0, SAVED)
+    checkpoints.save(engine, SAVED, {})
+    after = train(engine, recipe, world, SAVED, LAST)
+    engine = engine_of(recipe, world)
+    checkpoints.load(engine, checkpoints.find())
+    assert train(engine, recipe, world, SAVED, LAST) == after
+    return before + after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "layout", "section"),
+    [
+        (2, Layout(2), OFFLOADED),
+        (2, Layout(3), OFFLOADED | {"offload_param": {"device": "cpu"}}),
+        (4, Layout(3), {"zero_hpz_partition_size": 2}),
+    ],
+    ids=["offload", "offload with weights", "hierarchical partition"],
+)
+def test_offload_and_hierarchical_partition(
+    tmp_path: Path, written: dict[Layout, list[float]], ranks: int, layout: Layout, section: dict[str, Any]
+) -> None:
+    losses = on_ranks(with_section, ranks, str(tmp_path), layout, section)[0]
+    assert losses == pytest.approx(written[FP32[0]], rel=1e-5)

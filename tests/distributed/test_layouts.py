@@ -9,11 +9,11 @@ from prealign.config import Recipe
 from tests.conftest import tiny_recipe
 from tests.processes import train
 
-LAYOUTS = [(1, 0, 1), (2, 0, 1), (2, 1, 1), (2, 2, 1), (2, 3, 1), (2, 1, 2)]
-"""Ranks, ZeRO stage, tensor ranks."""
+LAYOUTS = [(1, 0, 1, 1), (2, 0, 1, 1), (2, 1, 1, 1), (2, 2, 1, 1), (2, 3, 1, 1), (2, 1, 2, 1), (2, 1, 1, 2)]
+"""Ranks, ZeRO stage, tensor ranks, sequence ranks."""
 
 
-def short(data_dir: Path, zero_stage: int, tensor_ranks: int = 1, **changes: Any) -> Recipe:
+def short(data_dir: Path, zero_stage: int, tensor: int = 1, sequence: int = 1, **changes: Any) -> Recipe:
     """20 steps of each stage."""
     changes = {
         "languages": {
@@ -21,7 +21,12 @@ def short(data_dir: Path, zero_stage: int, tensor_ranks: int = 1, **changes: Any
             "clone": {"tokens": 8_000, "clone_of": "en", "clone_share": 0.2},
         },
         "align": {"fraction": 0.41, "words_per_step": 45, "learning_rate": 1e-3},
-        "parallel": {"precision": "fp32", "zero_stage": zero_stage, "tensor_parallel_size": tensor_ranks},
+        "parallel": {
+            "precision": "fp32",
+            "zero_stage": zero_stage,
+            "tensor_parallel_size": tensor,
+            "sequence_parallel_size": sequence,
+        },
     } | changes
     return tiny_recipe(data_dir, **changes)
 
@@ -30,10 +35,8 @@ def short(data_dir: Path, zero_stage: int, tensor_ranks: int = 1, **changes: Any
 def runs(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, ...], list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("layouts")
     return {
-        (ranks, stage, tensor_ranks): train(
-            short(data_dir, stage, tensor_ranks), folder / f"{ranks}-{stage}-{tensor_ranks}", ranks
-        )
-        for ranks, stage, tensor_ranks in LAYOUTS
+        (ranks, *layout): train(short(data_dir, *layout), folder / "-".join(map(str, (ranks, *layout))), ranks)
+        for ranks, *layout in LAYOUTS
     }
 
 
@@ -43,7 +46,7 @@ def test_both_stages_run_twenty_steps(runs: dict[tuple[int, ...], list[dict[str,
     assert len([step for stage, step in steps if stage == "pretrain"]) >= 20
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:], ids="{0[0]} ranks, ZeRO {0[1]}, {0[2]} tensor ranks".format)
+@pytest.mark.parametrize("layout", LAYOUTS[1:], ids="{0[0]} ranks, ZeRO {0[1]}, tensor {0[2]}, sequence {0[3]}".format)
 def test_losses_do_not_depend_on_the_layout(
     runs: dict[tuple[int, ...], list[dict[str, Any]]], layout: tuple[int, ...]
 ) -> None:
@@ -74,3 +77,14 @@ def test_bf16_and_checkpointed_blocks_train(data_dir: Path, tmp_path: Path, stag
     assert losses[-1] < losses[0] - 0.1
     aligned = [row["align_loss"] for row in rows if row["kind"] == "train" and row["stage"] == "align"]
     assert aligned[-1] < 0.8 * aligned[0]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses(
+    runs: dict[tuple[int, ...], list[dict[str, Any]]], data_dir: Path, tmp_path: Path
+) -> None:
+    recipe = short(data_dir, 1, parallel={"precision": "fp32", "zero_stage": 1, "compile": True})
+    rows = train(recipe, tmp_path / "run", 2)
+    losses = [(row["step"], row["lm_loss"]) for row in rows if row["kind"] == "train"]
+    expected = [(row["step"], row["lm_loss"]) for row in runs[LAYOUTS[0]] if row["kind"] == "train"]
+    assert losses == [(step, pytest.approx(loss, rel=1e-5)) for step, loss in expected]

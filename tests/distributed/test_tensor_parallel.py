@@ -8,7 +8,7 @@ import torch
 
 from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.weights import Weights, save_weights
-from prealign.distributed.world import data_ranks
+from prealign.distributed.world import row_ranks
 from prealign.errors import UserError
 from tests.conftest import tiny_recipe
 from tests.distributed.engines import Layout, checkpoints_of, engine_of, recipe_of, train, world_of
@@ -83,7 +83,7 @@ def test_checkpoints_pass_between_tensor_sizes(tmp_path: Path, course: list[tupl
 
 
 def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"parallel.tensor_parallel_size: found 4 and model.heads=2"):
+    with pytest.raises(UserError, match=r"tensor_parallel_size=4, sequence_parallel_size=1 and model.heads=2"):
         tiny_recipe(tmp_path, parallel={"tensor_parallel_size": 4})
-    with pytest.raises(UserError, match="found 2 on 3 ranks"):
-        data_ranks(3, 2)
+    with pytest.raises(UserError, match="sequence_parallel_size=1 on 3 ranks"):
+        row_ranks(3, 2, 1)

@@ -98,12 +98,53 @@ def test_deepspeed_command(config: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["lm_loss"] for row in rows if row["kind"] == "train"]
     assert losses[-1] < losses[0] - 0.5
-    wrong = subprocess.run(
-        [*command, "batch.micro_batch_size=16"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    for change, message in [
+        (
+            "batch.micro_batch_size=16",
+            "on 2 ranks; expected global_batch_size divisible by micro_batch_size x ranks = 32",
+        ),
+        ("seed=2", "recipe.yaml: the run there has seed=1; the recipe has seed=2"),
+    ]:
+        wrong = subprocess.run(
+            [*command, change], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert wrong.returncode == 2
+        assert wrong.stderr.count("error: ") == 1
+        assert message in wrong.stderr
+        assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.slow
+def test_two_nodes_without_ssh(config: str, tmp_path: Path) -> None:
+    """The documented command for nodes that do not reach each other by ssh: two names of this machine, one process
+    each; the run is the same as that of one process."""
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    port = str(free_port())
+    nodes = []
+    for number in ("0", "1"):
+        command = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hostfile), "--no_ssh"]
+        command += ["--node_rank", number, "--master_addr", "127.0.0.1", "--master_port", port]
+        command += ["launchers/pretrain.py", "--config", config, f"run_dir={tmp_path / 'nodes'}"]
+        nodes.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    outputs = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert launch("launchers/pretrain.py", "--config", config, f"run_dir={tmp_path / 'one'}")[0] == 0
+    two, one = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("nodes", "one")
     )
-    assert wrong.returncode == 2
-    assert wrong.stderr.count("error: ") == 1
-    assert "on 2 ranks; expected global_batch_size divisible by micro_batch_size x ranks = 32" in wrong.stderr
+    assert [row["lm_loss"] for row in two if row["kind"] == "train"] == pytest.approx(
+        [row["lm_loss"] for row in one if row["kind"] == "train"], rel=1e-5
+    )
 
 
 def test_benchmark_writes_a_record(config: str, tmp_path: Path) -> None:

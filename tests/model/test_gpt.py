@@ -20,7 +20,7 @@ VOCABULARY = 50
 def decoder(**options: Any) -> GPT:
     torch.manual_seed(0)
     config = Model(layers=3, hidden_size=16, heads=2, context=12, **options)
-    return GPT(config, VOCABULARY, checkpoint_blocks=False, words_after_norm=True).double()
+    return GPT(config, VOCABULARY, checkpoint_every=None, words_after_norm=True).double()
 
 
 def rows_of(model: GPT, rows: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_documents_do_not_see_each_other() -> None:
 
 def test_checkpointing_changes_nothing(data_dir: Path) -> None:
     outcomes = []
-    for mode in ("none", "full"):
+    for mode in ("none", "full", 2):
         model = JointModel(
             tiny_recipe(data_dir, parallel={"precision": "fp32", "activation_checkpointing": mode})
         ).double()
@@ -93,6 +93,7 @@ def test_checkpointing_changes_nothing(data_dir: Path) -> None:
         (hidden.square().sum() + sum(vector.sum() for vector in vectors)).backward()
         outcomes.append([parameter.grad for parameter in model.gpt.parameters()])
     torch.testing.assert_close(outcomes[0], outcomes[1])
+    torch.testing.assert_close(outcomes[0], outcomes[2])
 
 
 def test_initial_values(data_dir: Path) -> None:
