@@ -47,16 +47,20 @@ def span_means(
     """Vectors ``[layers, W, D]`` and ``1/norm`` ``[layers, W]`` in plain PyTorch; see `pool_spans`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     tokens = _tokens(starts, lengths)
+    places = tokens if ids is None else ids[tokens]
     bags = torch.cumsum(lengths, 0) - lengths
     vectors = hidden.new_empty((len(hidden), len(starts), hidden.shape[-1]))
     inverse = hidden.new_empty((len(hidden), len(starts)), dtype=wide)
     for layer, rows in enumerate(hidden):
-        chosen = rows[tokens if ids is None else ids[tokens]].to(wide)
-        places = torch.arange(len(tokens), device=rows.device)
-        mean = F.embedding_bag(places, chosen, bags, mode="sum") / lengths[:, None]
-        norm = mean.norm(dim=1)
-        inverse[layer] = torch.where(norm < 1e-12, 0.0, 1 / norm)
-        vectors[layer] = mean * inverse[layer, :, None]
+        if rows.dtype == wide:  # read where they lie
+            total = F.embedding_bag(places, rows, bags, mode="sum")
+        else:
+            widened = rows.index_select(0, places).to(wide)
+            total = F.embedding_bag(torch.arange(len(places), device=rows.device), widened, bags, mode="sum")
+        norm = total.norm(dim=1)
+        scale = torch.where(norm < 1e-12 * lengths, 0.0, 1 / norm)
+        torch.mul(scale, lengths, out=inverse[layer])
+        torch.mul(total, scale[:, None], out=vectors[layer])
     return vectors, inverse
 
 
@@ -70,12 +74,17 @@ def span_gradients(
 ) -> torch.Tensor:
     """``dh_t = (dz_w - z_w <z_w, dz_w>) / (|m_w| len_w)`` of the word that token ``t`` is in, 0 for others; ``[layers,
     tokens, D]`` in the dtype of ``z``."""
-    result = z.new_zeros((len(z), token_count, z.shape[-1]))
-    tokens = _tokens(starts, lengths)
-    for layer, (upstream, vectors) in enumerate(zip(grad.to(inverse.dtype), z.to(inverse.dtype))):
+    words = len(starts)
+    owner = torch.full((token_count,), words, device=z.device)  # tokens outside all spans have the row of zeros
+    owner[_tokens(starts, lengths)] = torch.arange(words, device=z.device).repeat_interleave(lengths)
+    each = z.new_zeros((words + 1, z.shape[-1]))
+    result = z.new_empty((len(z), token_count, z.shape[-1]))
+    for layer in range(len(z)):
+        upstream, vectors = grad[layer].to(inverse.dtype), z[layer].to(inverse.dtype)
         along = (upstream * vectors).sum(dim=1, keepdim=True)
-        each = (upstream - vectors * along) * (inverse[layer] / lengths)[:, None]
-        result[layer, tokens] = each.to(z.dtype).repeat_interleave(lengths, dim=0)
+        across = torch.addcmul(upstream, vectors, along, value=-1)
+        torch.mul(across, (inverse[layer] / lengths)[:, None], out=each[:words])
+        torch.index_select(each, 0, owner, out=result[layer])
     return result
 
 
@@ -101,7 +110,8 @@ def _pool(
     hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, lengths: torch.Tensor, impl: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     backend = _backend(impl)
-    return (backend.span_means if backend else span_means)(hidden, ids, starts, lengths)
+    with torch.cuda.device_of(hidden):  # kernels go to the current device
+        return (backend.span_means if backend else span_means)(hidden, ids, starts, lengths)
 
 
 @_pool.register_fake
@@ -122,7 +132,8 @@ def _pool_backward(
     impl: str,
 ) -> torch.Tensor:
     backend = _backend(impl)
-    return (backend.span_gradients if backend else span_gradients)(grad, z, inverse, starts, lengths, token_count)
+    with torch.cuda.device_of(z):
+        return (backend.span_gradients if backend else span_gradients)(grad, z, inverse, starts, lengths, token_count)
 
 
 @_pool_backward.register_fake

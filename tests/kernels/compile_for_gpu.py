@@ -15,9 +15,9 @@ from triton.runtime import JITFunction
 from prealign.kernels import infonce_triton, pool_triton
 
 POINTERS = {
-    **dict.fromkeys(("ids", "starts", "lengths"), "*i64"),
-    **dict.fromkeys(("tile_index", "tile_numbers", "bits", "owner"), "*i32"),
-    **dict.fromkeys(("maxima", "sums", "inverse", "scale"), "*fp32"),
+    **dict.fromkeys(("ids", "starts", "lengths", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
+    **dict.fromkeys(("tile_index", "bits", "owner"), "*i32"),
+    **dict.fromkeys(("maxima", "sums", "inverse", "scale", "products"), "*fp32"),
     **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
 VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
@@ -35,7 +35,9 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
             signature[name] = POINTERS.get(name, f"*{dtype}" if name in VECTORS else "i32")
     places = {name: place for place, name in enumerate(kernel.arg_names)}
     aligned = [
-        name for name in places if signature[name].startswith("*") or name in ("size", "own_stride", "column_stride")
+        name
+        for name in places
+        if signature[name].startswith("*") or name in ("size", "own_stride", "column_stride", "matrix_stride")
     ]
     source = ASTSource(
         fn=kernel,
@@ -46,7 +48,6 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
     built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return {
         "kernel": kernel.__name__,
-        "special": constants.get("SPECIAL", False),
         "spill_bytes": spilled(built.asm["ptx"], capability),
         "dtype": dtype,
         "capability": capability,
@@ -73,11 +74,13 @@ def main() -> None:
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
             fixed |= {"WHOLE": True, "INTERPRET": False}
-            for special in (False, True):
-                constants = fixed | {"SPECIAL": special}
-                print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, constants)))
-                constants |= {"ROW_TERMS": True, "COLUMN_TERMS": True}
-                print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, constants)))
+            terms = {"ROW_TERMS": True, "COLUMN_TERMS": True}
+            print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, fixed)))
+            print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, fixed | terms)))
+            pairs = infonce_triton.PAIRS
+            options = {"num_warps": pairs["num_warps"]}
+            print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, options, pairs | terms)))
+            print(json.dumps(build(infonce_triton._product_kernel, dtype, capability, options, pairs)))
             block = pool_triton._block(2048)
             options = {"num_warps": block["num_warps"]}
             for gather in (False, True):
