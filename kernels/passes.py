@@ -93,8 +93,9 @@ def backward(
             result[anchors] += backend.row_gradient(own[anchors], columns, as_anchors, tau, lse[layer, anchors], None)
         else:
             result = backend.row_gradient(own, columns, whole, tau, lse[layer], columns_lse[layer])
-        # scaled and rounded in one go
+        # scaled and rounded in one go; the wide one is gone before the next layer's comes
         gradients.append(torch.mul(result, grad_losses[layer] / tau, out=torch.empty_like(result, dtype=dtype)))
+        del result
     return gradients
 
 

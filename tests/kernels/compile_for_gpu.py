@@ -34,11 +34,8 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
         else:
             signature[name] = POINTERS.get(name, f"*{dtype}" if name in VECTORS else "i32")
     places = {name: place for place, name in enumerate(kernel.arg_names)}
-    aligned = [
-        name
-        for name in places
-        if signature[name].startswith("*") or name in ("size", "own_stride", "column_stride", "matrix_stride")
-    ]
+    strides = [name for name in places if name.endswith(("size", "stride")) and name not in constants]
+    aligned = [name for name in places if signature[name].startswith("*")] + strides
     source = ASTSource(
         fn=kernel,
         signature=signature,
@@ -52,7 +49,8 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
         "dtype": dtype,
         "capability": capability,
         "shared_bytes": built.metadata.shared,
-        "tensor_cores": "wgmma" in built.asm["ptx"] or "mma.sync" in built.asm["ptx"],
+        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in built.asm["ptx"],
+        "narrow": re.findall(r"(?:ld|st)\.global\.[bu]16", built.asm["ptx"]),
     }
 
 
@@ -87,9 +85,8 @@ def main() -> None:
                 constants = {"GATHER": gather, "BLOCK": block["BLOCK"]}
                 print(json.dumps(build(pool_triton._forward_kernel, dtype, capability, options, constants)))
             print(json.dumps(build(pool_triton._owner_kernel, dtype, capability, {"num_warps": 1}, {})))
-            print(
-                json.dumps(build(pool_triton._backward_kernel, dtype, capability, options, {"BLOCK": block["BLOCK"]}))
-            )
+            constants = {"BLOCK": block["BLOCK"], "grad_column_stride": 1}
+            print(json.dumps(build(pool_triton._backward_kernel, dtype, capability, options, constants)))
 
 
 if __name__ == "__main__":

@@ -22,5 +22,7 @@ def test_kernels_compile() -> None:
     for kernel in built:
         assert kernel["shared_bytes"] <= SHARED_BYTES[kernel["capability"]], kernel
         assert kernel["spill_bytes"] == 0, kernel
+        if kernel["kernel"] != "_special_kernel":  # writes single entries
+            assert not kernel["narrow"], kernel  # vectors move 16 bytes at a time
         if kernel["dtype"] == "bf16" and kernel["kernel"] in ("_lse_kernel", "_matrix_kernel"):
             assert kernel["tensor_cores"], kernel
