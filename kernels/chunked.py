@@ -7,9 +7,17 @@ from prealign.kernels.pieces import Pairs, Piece
 _BLOCK_SCORES = {"cpu": 1 << 21, "cuda": 1 << 26}
 """Scores held at a time, about ten bytes each: what fits a CPU's cache, what fills a GPU."""
 
+_PAIR_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""Elements of the vectors of listed pairs that are held at a time, on either side; likewise."""
 
-def plan(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> Piece:
-    """What the passes over a piece need to know beforehand, as `infonce_triton.plan`; here no more than the piece."""
+
+def plan_lse(piece: Piece, dtype: torch.dtype) -> Piece:
+    """What the pass needs to know of a piece beforehand, as in `infonce_triton`; here no more than the piece."""
+    return piece
+
+
+def plan_gradient(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> Piece:
+    """Likewise, for the gradient's rows' or columns' terms, or both."""
     return piece
 
 
@@ -34,7 +42,7 @@ def row_gradient(
     row_lse: torch.Tensor | None,
     column_lse: torch.Tensor | None,
 ) -> torch.Tensor:
-    """``(1/tau) sum_j G_ij z_j`` for each row, ``[R, D]`` in fp32 (fp64 for fp64).
+    """``sum_j G_ij z_j`` for each row, ``[R, D]`` in fp32 (fp64 for fp64).
 
     ``row_lse``: None leaves out the terms in which the row is the anchor; ``column_lse``: None leaves out those in
     which the column is. +inf marks a word that is no anchor.
@@ -57,19 +65,31 @@ def row_gradient(
         if column_lse is not None:
             row, column = piece.positive_of.within(block)
             matrix[row, column] -= piece.column_share[column]
-        gradient[block] = wide_product(matrix.to(columns.dtype), columns).div_(tau)
+        wide_product(matrix.to(columns.dtype), columns, out=gradient[block])
     return gradient
+
+
+def pair_products(own: torch.Tensor, columns: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    """``<own[row], columns[column]>`` of each pair, ``[E]`` in fp32 (fp64 for fp64)."""
+    wide = _wide(own)
+    products = torch.empty(len(pairs.rows), dtype=wide, device=own.device)
+    step = max(1, _PAIR_ELEMENTS[own.device.type] // max(own.shape[1], 1))
+    for first in range(0, len(products), step):
+        part = slice(first, first + step)
+        left, right = own[pairs.rows[part]].to(wide), columns[pairs.columns[part]].to(wide)
+        torch.sum(left.mul_(right), dim=1, out=products[part])
+    return products
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def wide_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def wide_product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """``left @ right`` accumulated and returned in fp32 (fp64 for fp64); on a GPU without widening the operands."""
     if left.dtype.itemsize == 2 and left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return torch.mm(left.to(_wide(left)), right.to(_wide(right)))
+        return torch.mm(left, right, out_dtype=torch.float32, out=out)
+    return torch.mm(left.to(_wide(left)), right.to(_wide(right)), out=out)
 
 
 def _blocks(own: torch.Tensor, columns: torch.Tensor) -> list[slice]:

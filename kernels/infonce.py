@@ -97,7 +97,7 @@ def _infonce(
     impl: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     relations = Relations((positive_offsets, positive_columns), (ignored_offsets, ignored_columns), anchor_weight)
-    with torch.autocast(z[0].device.type, enabled=False):
+    with torch.autocast(z[0].device.type, enabled=False), torch.cuda.device_of(z[0]):  # kernels go to the current one
         return passes.forward(_backend(impl), z, relations, tau, include_self, _group(group), begin)
 
 
@@ -125,7 +125,7 @@ def _infonce_backward(
     impl: str,
 ) -> list[torch.Tensor]:
     relations = Relations((positive_offsets, positive_columns), (ignored_offsets, ignored_columns), anchor_weight)
-    with torch.autocast(z[0].device.type, enabled=False):
+    with torch.autocast(z[0].device.type, enabled=False), torch.cuda.device_of(z[0]):
         return passes.backward(_backend(impl), grad_losses, z, lse, relations, tau, include_self, _group(group), begin)
 
 

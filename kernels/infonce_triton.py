@@ -1,29 +1,35 @@
 """The two passes in Triton.
 
 ``lse``: 2-D tiles of scores, never written: each tile stores its row maxima and row sums, and a fixed-order reduction
-over the column tiles follows. ``gradient``: the scores once more, tile by tile, turned into ``G`` in fp32 (the
-positives taken off before rounding) and written to a bounded workspace, which a matrix product of the vendor's library
-then consumes.
+over the column tiles follows. ``gradient``: the scores once more, tile by tile, turned into ``G`` in fp32 and written
+to a bounded workspace, which a matrix product of the vendor's library then consumes.
 
-Pairs that are special (a word and itself, ignored, positive) are packed, four bits a pair, for the tiles that have any.
-Those tiles have a launch of their own; the code of all others knows nothing of them, which keeps their registers for
-the accumulator. Offsets are 64-bit and the grid has one axis.
+A pair that is special (a word and itself, ignored, positive) costs the tiles as little as can be. In the denominator
+positives are ordinary words; what is left out of it is one bit a pair, read by those tiles that have any. ``G`` is
+first written as if no pair were special; then the entries of those that are, from a list, are computed anew, whole, in
+fp32 and put in their places, each by one program. Offsets are 64-bit and grids have one axis.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from prealign.kernels.chunked import wide_product
 from prealign.kernels.pieces import Pairs, Piece
 
-IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (tl.constexpr(bit) for bit in range(4))
-"""Bit of each relation in a pair's four."""
+IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (tl.constexpr(1 << bit) for bit in range(4))
+"""What is special about a pair, from its row's side and from its column's."""
 
 _WORKSPACE_ELEMENTS = 1 << 27
 """Elements of ``G`` held at a time: 256 MB in bf16."""
+
+_ALIGNMENT = 64
+"""Rows of the workspace start at multiples of this, whatever the number of words: wide stores, and a product that reads
+whole lines."""
 
 _LOG2E = 1.4426950408889634
 
@@ -44,6 +50,13 @@ def tiles_for(dtype: torch.dtype) -> Tiles:
     if dtype == torch.bfloat16:
         return Tiles(rows=128, columns=256, depth=64, warps=8, stages=3)
     return Tiles(rows=64, columns=64, depth=32, warps=4, stages=3)
+
+
+PAIRS = {"PAIRS": 128, "DEPTH": 64, "num_warps": 8}
+"""Pairs of a program of the kernels that work on listed pairs, and how much of their vectors is read at a time."""
+
+VARYING = ["row_count", "column_count", "row_tiles", "column_tiles", "first_row", "first_pair", "end_pair"]
+"""Arguments that change with every batch and must not make a kernel be compiled anew."""
 
 
 # fmt: off
@@ -84,46 +97,28 @@ def _scores(
     return result
 
 
-@triton.jit
-def _pair_bits(bits, tile, local_row, local_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The four bits of each pair of a special tile."""
-    words: tl.constexpr = COLUMNS // 8
-    base = bits + tile.to(tl.int64) * (ROWS * words)
-    word = tl.load(base + local_row[:, None] * words + (local_column // 8)[None, :])
-    return word >> ((local_column % 8) * 4)[None, :]
-
-
-@triton.jit
-def _has(pair, BIT: tl.constexpr):
-    return ((pair >> BIT) & 1) != 0
-
-
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _lse_kernel(
-    own, columns, tile_index, tile_numbers, bits, maxima, sums,
+    own, columns, tile_index, bits, maxima, sums,
     row_count, column_count, size, own_stride, column_stride, row_tiles, column_tiles, scale,
-    SPECIAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     GROUP: tl.constexpr, WHOLE: tl.constexpr, INTERPRET: tl.constexpr,
 ):
-    if SPECIAL:
-        tile = tl.program_id(0)
-        number = tl.load(tile_numbers + tile)
-        row_tile, column_tile = number // column_tiles, number % column_tiles
-    else:
-        row_tile, column_tile = _tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
-        if tl.load(tile_index + row_tile.to(tl.int64) * column_tiles + column_tile) >= 0:
-            return
+    row_tile, column_tile = _tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
     local_row, local_column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     row, column = row_tile * ROWS + local_row, column_tile * COLUMNS + local_column
     scores = _scores(
         own, columns, row, column, row_count, column_count, size, own_stride, column_stride,
         DEPTH, ROWS, COLUMNS, WHOLE, INTERPRET,
     ) * scale
-    excluded = (column >= column_count)[None, :]
-    if SPECIAL:
-        pair = _pair_bits(bits, tile, local_row, local_column, ROWS, COLUMNS)
-        excluded = excluded | _has(pair, IGNORED)
-    scores = tl.where(excluded, float("-inf"), scores)  # before any maximum
+    scores = tl.where((column < column_count)[None, :], scores, float("-inf"))  # before any maximum
+    masked = tl.load(tile_index + row_tile.to(tl.int64) * column_tiles + column_tile)
+    if masked >= 0:
+        words: tl.constexpr = COLUMNS // 32
+        base = bits + masked.to(tl.int64) * (ROWS * words)
+        word = tl.load(base + local_row[:, None] * words + tl.arange(0, words)[None, :])
+        left_out = ((word[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1) != 0
+        scores = tl.where(tl.reshape(left_out, (ROWS, COLUMNS)), float("-inf"), scores)
     largest = tl.max(scores, axis=1)
     shift = tl.where(largest == float("-inf"), 0.0, largest)
     total = tl.sum(tl.exp2(scores - shift[:, None]), axis=1)
@@ -132,139 +127,189 @@ def _lse_kernel(
     tl.store(sums + place, total, mask=row < row_count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _matrix_kernel(
-    own, columns, tile_index, tile_numbers, bits, matrix, row_shift, column_shift, row_share, column_share,
-    first_row_tile, row_count, column_count, size, own_stride, column_stride, row_tiles, column_tiles, scale,
-    SPECIAL: tl.constexpr, ROW_TERMS: tl.constexpr, COLUMN_TERMS: tl.constexpr,
+    own, columns, matrix, row_shift, column_shift,
+    first_row, row_count, column_count, size, own_stride, column_stride, matrix_stride, row_tiles, column_tiles, scale,
+    ROW_TERMS: tl.constexpr, COLUMN_TERMS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     GROUP: tl.constexpr, WHOLE: tl.constexpr, INTERPRET: tl.constexpr,
 ):
-    """``*_shift`` is ``log2 e * lse - log2 a``, so that ``a exp(s - lse)`` is one power of two; +inf for no anchor."""
-    if SPECIAL:
-        tile = tl.program_id(0)
-        number = tl.load(tile_numbers + tile)
-        row_tile, column_tile = number // column_tiles - first_row_tile, number % column_tiles
-        if (row_tile < 0) | (row_tile >= row_tiles):
-            return
-    else:
-        row_tile, column_tile = _tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
-        if tl.load(tile_index + (first_row_tile + row_tile).to(tl.int64) * column_tiles + column_tile) >= 0:
-            return
-    local_row, local_column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    row = (first_row_tile + row_tile) * ROWS + local_row
-    column = column_tile * COLUMNS + local_column
+    """Rows of ``G`` from ``first_row`` on, as if no pair were special, 0 beyond the last column. ``*_shift`` is
+    ``log2 e * lse - log2 a``, so that ``a exp(s - lse)`` is one power of two; +inf for no anchor."""
+    row_tile, column_tile = _tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
+    local_row = row_tile * ROWS + tl.arange(0, ROWS)
+    row = first_row + local_row
+    column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     has_row, has_column = row < row_count, column < column_count
     scores = _scores(
         own, columns, row, column, row_count, column_count, size, own_stride, column_stride,
         DEPTH, ROWS, COLUMNS, WHOLE, INTERPRET,
     ) * scale
-    if SPECIAL:
-        pair = _pair_bits(bits, tile, local_row, local_column, ROWS, COLUMNS)
     result = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     if ROW_TERMS:
-        shift = tl.load(row_shift + row, mask=has_row, other=float("inf"))
-        part = tl.exp2(scores - shift[:, None])
-        if SPECIAL:
-            part = tl.where(_has(pair, IGNORED), 0.0, part)
-            share = tl.load(row_share + row, mask=has_row, other=0.0)
-            part -= tl.where(_has(pair, POSITIVE), share[:, None], 0.0)
-        result += part
+        result += tl.exp2(scores - tl.load(row_shift + row, mask=has_row, other=float("inf"))[:, None])
     if COLUMN_TERMS:
-        shift = tl.load(column_shift + column, mask=has_column, other=float("inf"))
-        part = tl.exp2(scores - shift[None, :])
-        if SPECIAL:
-            part = tl.where(_has(pair, IGNORED_BY), 0.0, part)
-            share = tl.load(column_share + column, mask=has_column, other=0.0)
-            part -= tl.where(_has(pair, POSITIVE_OF), share[None, :], 0.0)
-        result += part
-    place = (row - first_row_tile * ROWS).to(tl.int64)[:, None] * column_count + column[None, :]
-    tl.store(matrix + place, result.to(matrix.dtype.element_ty), mask=has_row[:, None] & has_column[None, :])
+        result += tl.exp2(scores - tl.load(column_shift + column, mask=has_column, other=float("inf"))[None, :])
+    result = tl.where(has_column[None, :], result, 0.0).to(matrix.dtype.element_ty)
+    place = local_row.to(tl.int64)[:, None] * matrix_stride + column[None, :]
+    tl.store(matrix + place, result, mask=has_row[:, None] & (column < matrix_stride)[None, :])
+
+
+@triton.jit
+def _products(
+    own, columns, row, column, wanted, size, own_stride, column_stride, PAIRS: tl.constexpr, DEPTH: tl.constexpr
+):
+    """``<own[row], columns[column]>`` in fp32, ``[PAIRS]``; 0 where not wanted."""
+    left = own + row.to(tl.int64)[:, None] * own_stride
+    right = columns + column.to(tl.int64)[:, None] * column_stride
+    total = tl.zeros((PAIRS, DEPTH), dtype=tl.float32)
+    for begin in range(0, size, DEPTH):
+        depth = begin + tl.arange(0, DEPTH)[None, :]
+        mask = wanted[:, None] & (depth < size)
+        a = tl.load(left + depth, mask=mask, other=0.0).to(tl.float32)
+        total += a * tl.load(right + depth, mask=mask, other=0.0).to(tl.float32)
+    return tl.sum(total, axis=1)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _product_kernel(
+    own, columns, pair_rows, pair_columns, products, end_pair, size, own_stride, column_stride,
+    PAIRS: tl.constexpr, DEPTH: tl.constexpr,
+):
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    listed = pair < end_pair
+    row = tl.load(pair_rows + pair, mask=listed, other=0)
+    column = tl.load(pair_columns + pair, mask=listed, other=0)
+    result = _products(own, columns, row, column, listed, size, own_stride, column_stride, PAIRS, DEPTH)
+    tl.store(products + pair, result, mask=listed)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _special_kernel(
+    own, columns, pair_rows, pair_columns, pair_kinds, matrix, row_shift, column_shift, row_share, column_share,
+    first_pair, end_pair, first_row, size, own_stride, column_stride, matrix_stride, scale,
+    ROW_TERMS: tl.constexpr, COLUMN_TERMS: tl.constexpr, PAIRS: tl.constexpr, DEPTH: tl.constexpr,
+):
+    """Entries of ``G`` whose pairs are special, the positives taken off before rounding."""
+    pair = first_pair + tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    listed = pair < end_pair
+    row = tl.load(pair_rows + pair, mask=listed, other=0)
+    column = tl.load(pair_columns + pair, mask=listed, other=0)
+    kind = tl.load(pair_kinds + pair, mask=listed, other=0)
+    row_part = (kind & IGNORED == 0) & ROW_TERMS
+    column_part = (kind & IGNORED_BY == 0) & COLUMN_TERMS
+    wanted = listed & (row_part | column_part)  # else no more than the shares
+    products = _products(own, columns, row, column, wanted, size, own_stride, column_stride, PAIRS, DEPTH)
+    scores = products * scale
+    result = tl.zeros((PAIRS,), dtype=tl.float32)
+    if ROW_TERMS:
+        part = tl.exp2(scores - tl.load(row_shift + row, mask=listed, other=float("inf")))
+        share = tl.load(row_share + row, mask=listed, other=0.0)
+        result += tl.where(row_part, part, 0.0) - tl.where(kind & POSITIVE != 0, share, 0.0)
+    if COLUMN_TERMS:
+        part = tl.exp2(scores - tl.load(column_shift + column, mask=listed, other=float("inf")))
+        share = tl.load(column_share + column, mask=listed, other=0.0)
+        result += tl.where(column_part, part, 0.0) - tl.where(kind & POSITIVE_OF != 0, share, 0.0)
+    place = (row - first_row).to(tl.int64) * matrix_stride + column
+    tl.store(matrix + place, result.to(matrix.dtype.element_ty), mask=listed)
 # fmt: on
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A piece as the kernels need it, the same for every layer.
+class LsePlan:
+    """A piece as the lse kernel needs it, the same for every layer.
 
-    ``tile_index``: int32 ``[row tiles x column tiles]``, the place of a special tile in ``tile_numbers``, -1 for
-    others. ``tile_numbers``: int32, the special tiles. ``bits``: int32, four bits a pair of these tiles.
+    ``tile_index``: int32 ``[row tiles x column tiles]``, the number of a tile that has pairs to leave out, -1 for
+    others. ``bits``: int32, for each of these tiles a bit a pair.
+    """
+
+    tiles: Tiles
+    tile_index: torch.Tensor
+    bits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of ``G`` that are held at a time, and which of the listed pairs lie in them."""
+
+    rows: slice
+    pairs: slice
+
+
+@dataclass(frozen=True)
+class GradientPlan:
+    """A piece as the gradient's kernels need it, the same for every layer.
+
+    ``pair_*``: int64 ``[E]``, row, column and kind (which sides of what relations) of every pair that is special, by
+    row and column, each once.
     """
 
     piece: Piece
     tiles: Tiles
-    row_terms: bool
-    column_terms: bool
-    tile_index: torch.Tensor
-    tile_numbers: torch.Tensor
-    bits: torch.Tensor
-
-    @property
-    def column_tiles(self) -> int:
-        return triton.cdiv(len(self.piece.columns), self.tiles.columns)
-
-    def launches(self, row_tiles: int) -> list[tuple[int, bool]]:
-        """(programs, whether special): all tiles, of which those that are special return at once, then these."""
-        launches = [(row_tiles * self.column_tiles, False)]
-        return launches + [(len(self.tile_numbers), True)] * (len(self.tile_numbers) > 0)
-
-    def constants(self, size: int) -> dict[str, int | bool]:
-        """Compile-time arguments that both kernels take."""
-        tiles = self.tiles
-        return {
-            "ROWS": tiles.rows,
-            "COLUMNS": tiles.columns,
-            "DEPTH": tiles.depth,
-            "GROUP": 8,
-            "WHOLE": size % tiles.depth == 0,
-            "INTERPRET": bool(triton.knobs.runtime.interpret),
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
-        }
+    blocks: list[Block]
+    pair_rows: torch.Tensor
+    pair_columns: torch.Tensor
+    pair_kinds: torch.Tensor
 
 
-def plan(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> Plan:
-    """Pack the pairs of a piece by tile: those that bear on the rows' terms, on the columns' terms, or on both."""
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"impl='triton' found {dtype}; expected float32 or bfloat16 (float64: impl='chunked')")
-    tiles = tiles_for(dtype)
-    relations: list[tuple[tl.constexpr, Pairs]] = []
-    if row_terms:
-        relations += [(IGNORED, piece.ignored), (POSITIVE, piece.positives)]
-        relations += [] if piece.include_self else [(IGNORED, piece.same)]
-    if column_terms:
-        relations += [(IGNORED_BY, piece.ignored_by), (POSITIVE_OF, piece.positive_of)]
-        relations += [] if piece.include_self else [(IGNORED_BY, piece.same)]
-    row = torch.cat([pairs.rows for _, pairs in relations])
-    column = torch.cat([pairs.columns for _, pairs in relations])
-    bit = torch.cat([torch.full_like(pairs.rows, bit.value) for bit, pairs in relations])
+def plan_lse(piece: Piece, dtype: torch.dtype) -> LsePlan:
+    """Pack the pairs that a row's denominator leaves out, by tile."""
+    tiles = _checked_tiles(dtype)
+    left_out = [piece.ignored] if piece.include_self else [piece.ignored, piece.same]
+    row, column = (torch.cat(parts) for parts in zip(*((pairs.rows, pairs.columns) for pairs in left_out)))
     column_tiles = triton.cdiv(len(piece.columns), tiles.columns)
     numbers, which = torch.unique(row // tiles.rows * column_tiles + column // tiles.columns, return_inverse=True)
     all_tiles = triton.cdiv(len(piece.rows), tiles.rows) * column_tiles
     index = torch.full((all_tiles,), -1, dtype=torch.int32, device=row.device)
-    index[numbers] = torch.arange(len(numbers), dtype=torch.int32, device=index.device)
-    # a bit set once can be added; bit 31 wraps to the sign
+    index[numbers] = torch.arange(len(numbers), dtype=torch.int32, device=row.device)
+    # every pair is there once, so its bit can be added; bit 31 wraps to the sign
     place = (which * tiles.rows + row % tiles.rows) * tiles.columns + column % tiles.columns
-    once = torch.unique(place * 4 + bit)
-    bits = index.new_zeros(max(len(numbers), 1) * tiles.rows * tiles.columns // 8)
-    bits.index_add_(0, once // 32, (torch.ones_like(once) << (once % 32)).to(torch.int32))
-    return Plan(piece, tiles, row_terms, column_terms, index, numbers.to(torch.int32), bits)
+    bits = index.new_zeros(max(len(numbers), 1) * tiles.rows * tiles.columns // 32)
+    bits.index_add_(0, place // 32, (torch.ones_like(place) << (place % 32)).to(torch.int32))
+    return LsePlan(tiles, index, bits)
 
 
-def row_lse(own: torch.Tensor, columns: torch.Tensor, plan: Plan, tau: float) -> torch.Tensor:
+def plan_gradient(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> GradientPlan:
+    """List the pairs whose entries of ``G`` are special in the rows' terms, in the columns' terms, or in both."""
+    tiles = _checked_tiles(dtype)
+    special: list[tuple[tl.constexpr, Pairs]] = []
+    if row_terms:
+        special += [(IGNORED, piece.ignored), (POSITIVE, piece.positives)]
+        special += [] if piece.include_self else [(IGNORED, piece.same)]
+    if column_terms:
+        special += [(IGNORED_BY, piece.ignored_by), (POSITIVE_OF, piece.positive_of)]
+        special += [] if piece.include_self else [(IGNORED_BY, piece.same)]
+    width = max(len(piece.columns), 1)
+    keys, which = torch.unique(
+        torch.cat([pairs.rows * width + pairs.columns for _, pairs in special]), return_inverse=True
+    )
+    bits = torch.cat([torch.full_like(pairs.rows, kind.value) for kind, pairs in special])
+    kinds = torch.zeros_like(keys).index_add_(0, which, bits)
+    # a block is a whole number of tiles high
+    height = max(1, _WORKSPACE_ELEMENTS // width // tiles.rows) * tiles.rows
+    first = torch.arange(0, len(piece.rows) + height, height).clamp(max=len(piece.rows)).unique()
+    pairs = torch.searchsorted(keys, (first * width).to(keys.device)).tolist()
+    blocks = [
+        Block(slice(*rows), slice(*pairs))
+        for rows, pairs in zip(itertools.pairwise(first.tolist()), itertools.pairwise(pairs))
+    ]
+    return GradientPlan(piece, tiles, blocks, keys // width, keys % width, kinds)
+
+
+def row_lse(own: torch.Tensor, columns: torch.Tensor, plan: LsePlan, tau: float) -> torch.Tensor:
     """See `prealign.kernels.chunked.row_lse`."""
     rows, size = own.shape
-    maxima = torch.empty((plan.column_tiles, rows), dtype=torch.float32, device=own.device)
+    row_tiles, column_tiles = triton.cdiv(rows, plan.tiles.rows), triton.cdiv(len(columns), plan.tiles.columns)
+    maxima = torch.empty((column_tiles, rows), dtype=torch.float32, device=own.device)
     sums = torch.empty_like(maxima)
     if rows == 0:
         return maxima.new_empty(0)
-    row_tiles = triton.cdiv(rows, plan.tiles.rows)
-    for programs, special in plan.launches(row_tiles):
-        _lse_kernel[(programs,)](
-            own, columns, plan.tile_index, plan.tile_numbers, plan.bits, maxima, sums,
-            rows, len(columns), size, own.stride(0), columns.stride(0), row_tiles, plan.column_tiles, _LOG2E / tau,
-            SPECIAL=special, **plan.constants(size),
-        )  # fmt: skip
+    _lse_kernel[(row_tiles * column_tiles,)](
+        own, columns, plan.tile_index, plan.bits, maxima, sums,
+        rows, len(columns), size, own.stride(0), columns.stride(0), row_tiles, column_tiles, _LOG2E / tau,
+        **_constants(plan.tiles, size),
+    )  # fmt: skip
     largest = maxima.amax(dim=0)
     shift = torch.where(largest == -torch.inf, 0.0, largest)
     return (shift + torch.log2((sums * torch.exp2(maxima - shift)).sum(dim=0))) / _LOG2E
@@ -273,30 +318,69 @@ def row_lse(own: torch.Tensor, columns: torch.Tensor, plan: Plan, tau: float) ->
 def row_gradient(
     own: torch.Tensor,
     columns: torch.Tensor,
-    plan: Plan,
+    plan: GradientPlan,
     tau: float,
     row_lse: torch.Tensor | None,
     column_lse: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `prealign.kernels.chunked.row_gradient`; ``G`` is rounded to the dtype of ``own``."""
-    piece, (rows, size) = plan.piece, own.shape
-    nothing = own.new_empty(0, dtype=torch.float32)
-    row_shift = nothing if row_lse is None else row_lse * _LOG2E - torch.log2(piece.row_weight)
-    column_shift = nothing if column_lse is None else column_lse * _LOG2E - torch.log2(piece.column_weight)
-    gradient = torch.empty((rows, size), dtype=torch.float32, device=own.device)
-    height = plan.tiles.rows
-    block_tiles = max(1, _WORKSPACE_ELEMENTS // max(len(columns), 1) // height)
-    workspace = torch.empty((min(block_tiles * height, rows), len(columns)), dtype=own.dtype, device=own.device)
-    for first_tile in range(0, triton.cdiv(rows, height), block_tiles):
-        block = slice(first_tile * height, min((first_tile + block_tiles) * height, rows))
-        row_tiles = triton.cdiv(block.stop - block.start, height)
-        for programs, special in plan.launches(row_tiles):
-            _matrix_kernel[(programs,)](
-                own, columns, plan.tile_index, plan.tile_numbers, plan.bits, workspace,
+    piece, size = plan.piece, own.shape[1]
+    row_shift = None if row_lse is None else row_lse * _LOG2E - torch.log2(piece.row_weight)
+    column_shift = None if column_lse is None else column_lse * _LOG2E - torch.log2(piece.column_weight)
+    terms = {"ROW_TERMS": row_lse is not None, "COLUMN_TERMS": column_lse is not None}
+    gradient = torch.empty(own.shape, dtype=torch.float32, device=own.device)
+    column_tiles = triton.cdiv(len(columns), plan.tiles.columns)
+    highest = max((block.rows.stop - block.rows.start for block in plan.blocks), default=0)
+    workspace = own.new_empty((highest, triton.cdiv(len(columns), _ALIGNMENT) * _ALIGNMENT))
+    # a product over a number of words that is not a multiple of eight takes a slower path
+    padding = -len(columns) % 8
+    factors = F.pad(columns, (0, 0, 0, padding)) if padding else columns
+    strides = (own.stride(0), columns.stride(0), workspace.stride(0))
+    for block in plan.blocks:
+        first, height = block.rows.start, block.rows.stop - block.rows.start
+        row_tiles = triton.cdiv(height, plan.tiles.rows)
+        _matrix_kernel[(row_tiles * column_tiles,)](
+            own, columns, workspace, row_shift, column_shift,
+            first, block.rows.stop, len(columns), size, *strides, row_tiles, column_tiles, _LOG2E / tau,
+            **terms, **_constants(plan.tiles, size),
+        )  # fmt: skip
+        count = block.pairs.stop - block.pairs.start
+        if count:
+            _special_kernel[(triton.cdiv(count, PAIRS["PAIRS"]),)](
+                own, columns, plan.pair_rows, plan.pair_columns, plan.pair_kinds, workspace,
                 row_shift, column_shift, piece.row_share, piece.column_share,
-                first_tile, rows, len(columns), size, own.stride(0), columns.stride(0), row_tiles, plan.column_tiles,
-                _LOG2E / tau, SPECIAL=special, ROW_TERMS=plan.row_terms, COLUMN_TERMS=plan.column_terms,
-                **plan.constants(size),
+                block.pairs.start, block.pairs.stop, first, size, *strides, _LOG2E / tau, **terms, **PAIRS,
             )  # fmt: skip
-        gradient[block] = wide_product(workspace[: block.stop - block.start], columns)
-    return gradient.div_(tau)
+        wide_product(workspace[:height, : len(factors)], factors, out=gradient[block.rows])
+    return gradient
+
+
+def pair_products(own: torch.Tensor, columns: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    """See `prealign.kernels.chunked.pair_products`."""
+    products = torch.empty(len(pairs.rows), dtype=torch.float32, device=own.device)
+    if len(products):
+        _product_kernel[(triton.cdiv(len(products), PAIRS["PAIRS"]),)](
+            own, columns, pairs.rows, pairs.columns, products,
+            len(products), own.shape[1], own.stride(0), columns.stride(0), **PAIRS,
+        )  # fmt: skip
+    return products
+
+
+def _constants(tiles: Tiles, size: int) -> dict[str, int | bool]:
+    """Compile-time arguments of the kernels that work on tiles."""
+    return {
+        "ROWS": tiles.rows,
+        "COLUMNS": tiles.columns,
+        "DEPTH": tiles.depth,
+        "GROUP": 8,
+        "WHOLE": size % tiles.depth == 0,
+        "INTERPRET": bool(triton.knobs.runtime.interpret),
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }
+
+
+def _checked_tiles(dtype: torch.dtype) -> Tiles:
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"impl='triton' found {dtype}; expected float32 or bfloat16 (float64: impl='chunked')")
+    return tiles_for(dtype)

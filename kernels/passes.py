@@ -10,7 +10,7 @@ gradient:
 and the ``W`` numbers ``lse`` computes the complete gradient of its own words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -45,13 +45,13 @@ def forward(
     losses = torch.zeros(len(z), dtype=wide, device=z[0].device)
     cosines = torch.zeros_like(losses)
     lse = torch.full((len(z), own_count), torch.inf, dtype=wide, device=z[0].device)
-    pairs = piece.positives
-    plan = backend.plan(piece, dtype, True, False)
+    share = piece.row_share[piece.positives.rows]
+    plan = backend.plan_lse(piece, dtype)
     for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
         rows = own if len(anchors) == len(own) else own[anchors]
         found = backend.row_lse(rows, columns, plan, tau)
         lse[layer, anchors] = found
-        cosines[layer] = _pair_sum(rows, columns, pairs.rows, pairs.columns, piece.row_share)
+        cosines[layer] = (backend.pair_products(rows, columns, piece.positives) * share).sum()
         losses[layer] = (piece.row_weight * found).sum() - cosines[layer] / tau
     return losses, cosines, lse
 
@@ -76,12 +76,12 @@ def backward(
     if few:
         anchors = _anchors(relations, begin, own_count, lse.dtype)
         piece = make_piece(relations, own_numbers[anchors], everyone, include_self, lse.dtype)
-        as_anchors = backend.plan(piece, dtype, True, False)
+        as_anchors = backend.plan_gradient(piece, dtype, True, False)
         piece = make_piece(relations, own_numbers, all_anchors, include_self, lse.dtype)
-        against_anchors = backend.plan(piece, dtype, False, True)
+        against_anchors = backend.plan_gradient(piece, dtype, False, True)
     else:
         piece = make_piece(relations, own_numbers, everyone, include_self, lse.dtype)
-        whole = backend.plan(piece, dtype, True, True)
+        whole = backend.plan_gradient(piece, dtype, True, True)
     # all layers' at once, so that no later gather waits behind a layer's vectors
     columns_lse = gather_rows(lse.T.contiguous(), total, group).T.contiguous()
     gradients = []
@@ -93,26 +93,12 @@ def backward(
             result[anchors] += backend.row_gradient(own[anchors], columns, as_anchors, tau, lse[layer, anchors], None)
         else:
             result = backend.row_gradient(own, columns, whole, tau, lse[layer], columns_lse[layer])
-        gradients.append(result.mul_(grad_losses[layer]).to(dtype))
+        # scaled and rounded in one go; the wide one is gone before the next layer's comes
+        gradients.append(torch.mul(result, grad_losses[layer] / tau, out=torch.empty_like(result, dtype=dtype)))
+        del result
     return gradients
 
 
 def _anchors(relations: Relations, begin: int, count: int, dtype: torch.dtype) -> torch.Tensor:
     """Which of ``count`` words from ``begin`` on are anchors, int64, counted from ``begin``."""
     return relations.anchor_weight[begin : begin + count].to(dtype).nonzero().flatten()
-
-
-def _pair_sum(
-    rows: torch.Tensor, columns: torch.Tensor, row: torch.Tensor, column: torch.Tensor, share: torch.Tensor
-) -> torch.Tensor:
-    """``sum_e share[row_e] <rows[row_e], columns[column_e]>``, a slice of the pairs at a time."""
-    total = share.new_zeros(())
-    for part in _slices(len(row), max(1, (1 << 23) // max(rows.shape[1], 1))):
-        products = rows[row[part]].to(share.dtype) * columns[column[part]].to(share.dtype)
-        total += (products.sum(dim=1) * share[row[part]]).sum()
-    return total
-
-
-def _slices(size: int, step: int) -> Iterator[slice]:
-    for first in range(0, size, step):
-        yield slice(first, min(first + step, size))

@@ -14,7 +14,7 @@ from prealign.kernels.relations import Csr, Relations, edges
 @dataclass(frozen=True)
 class Pairs:
     """Pairs of a piece: ``rows``, ``columns`` (int64 ``[E]``, positions in the piece, both ascending) and ``offsets``
-    (int64 ``[R + 1]``) of each row's pairs."""
+    (int64 ``[R + 1]``, on the CPU, so that no block of rows waits for the device) of each row's pairs."""
 
     rows: torch.Tensor
     columns: torch.Tensor
@@ -66,7 +66,7 @@ def make_piece(
         order = torch.argsort(left, stable=True)
         offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
         offsets[1:] = torch.cumsum(torch.bincount(left, minlength=len(rows)), 0)
-        return Pairs(left[order], right[order], offsets)
+        return Pairs(left[order], right[order], offsets.cpu())
 
     def both(relation: Csr) -> tuple[Pairs, Pairs]:
         left, right = edges(relation)

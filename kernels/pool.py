@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 PoolImplementation = Literal["auto", "triton", "torch"]
 
+_BLOCK_ELEMENTS = 1 << 18
+
 
 def pool_spans(
     hidden: torch.Tensor,
@@ -46,17 +48,23 @@ def span_means(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors ``[layers, W, D]`` and ``1/norm`` ``[layers, W]`` in plain PyTorch; see `pool_spans`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    tokens = _tokens(starts, lengths)
-    bags = torch.cumsum(lengths, 0) - lengths
     vectors = hidden.new_empty((len(hidden), len(starts), hidden.shape[-1]))
     inverse = hidden.new_empty((len(hidden), len(starts)), dtype=wide)
-    for layer, rows in enumerate(hidden):
-        chosen = rows[tokens if ids is None else ids[tokens]].to(wide)
-        places = torch.arange(len(tokens), device=rows.device)
-        mean = F.embedding_bag(places, chosen, bags, mode="sum") / lengths[:, None]
-        norm = mean.norm(dim=1)
-        inverse[layer] = torch.where(norm < 1e-12, 0.0, 1 / norm)
-        vectors[layer] = mean * inverse[layer, :, None]
+    for part in _blocks(*vectors.shape[1:]):
+        count = lengths[part]
+        tokens = _tokens(starts[part], count)
+        places = tokens if ids is None else ids[tokens]
+        bags = torch.cumsum(count, 0) - count
+        for layer, rows in enumerate(hidden):
+            if rows.dtype == wide:  # read where they lie
+                total = F.embedding_bag(places, rows, bags, mode="sum")
+            else:
+                widened = rows.index_select(0, places).to(wide)
+                total = F.embedding_bag(torch.arange(len(places), device=rows.device), widened, bags, mode="sum")
+            norm = total.norm(dim=1)
+            scale = torch.where(norm < 1e-12 * count, 0.0, 1 / norm)
+            torch.mul(scale, count, out=inverse[layer, part])
+            torch.mul(total, scale[:, None], out=vectors[layer, part])
     return vectors, inverse
 
 
@@ -70,13 +78,25 @@ def span_gradients(
 ) -> torch.Tensor:
     """``dh_t = (dz_w - z_w <z_w, dz_w>) / (|m_w| len_w)`` of the word that token ``t`` is in, 0 for others; ``[layers,
     tokens, D]`` in the dtype of ``z``."""
-    result = z.new_zeros((len(z), token_count, z.shape[-1]))
-    tokens = _tokens(starts, lengths)
-    for layer, (upstream, vectors) in enumerate(zip(grad.to(inverse.dtype), z.to(inverse.dtype))):
-        along = (upstream * vectors).sum(dim=1, keepdim=True)
-        each = (upstream - vectors * along) * (inverse[layer] / lengths)[:, None]
-        result[layer, tokens] = each.to(z.dtype).repeat_interleave(lengths, dim=0)
+    words = len(starts)
+    owner = torch.full((token_count,), words, device=z.device)  # tokens outside all spans have the row of zeros
+    owner[_tokens(starts, lengths)] = torch.arange(words, device=z.device).repeat_interleave(lengths)
+    each = z.new_zeros((words + 1, z.shape[-1]))
+    result = z.new_empty((len(z), token_count, z.shape[-1]))
+    for layer in range(len(z)):
+        for part in _blocks(words, z.shape[-1]):
+            upstream, vectors = grad[layer, part].to(inverse.dtype), z[layer, part].to(inverse.dtype)
+            along = (upstream * vectors).sum(dim=1, keepdim=True)
+            across = torch.addcmul(upstream, vectors, along, value=-1)
+            torch.mul(across, (inverse[layer, part] / lengths[part])[:, None], out=each[:words][part])
+        torch.index_select(each, 0, owner, out=result[layer])
     return result
+
+
+def _blocks(words: int, size: int) -> list[slice]:
+    """Words in blocks whose vectors are small enough to be allocated without new pages of memory."""
+    step = max(1, _BLOCK_ELEMENTS // max(size, 1))
+    return [slice(first, min(first + step, words)) for first in range(0, words, step)]
 
 
 def _tokens(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -101,7 +121,8 @@ def _pool(
     hidden: torch.Tensor, ids: torch.Tensor | None, starts: torch.Tensor, lengths: torch.Tensor, impl: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     backend = _backend(impl)
-    return (backend.span_means if backend else span_means)(hidden, ids, starts, lengths)
+    with torch.cuda.device_of(hidden):  # kernels go to the current device
+        return (backend.span_means if backend else span_means)(hidden, ids, starts, lengths)
 
 
 @_pool.register_fake
@@ -122,7 +143,8 @@ def _pool_backward(
     impl: str,
 ) -> torch.Tensor:
     backend = _backend(impl)
-    return (backend.span_gradients if backend else span_gradients)(grad, z, inverse, starts, lengths, token_count)
+    with torch.cuda.device_of(z):
+        return (backend.span_gradients if backend else span_gradients)(grad, z, inverse, starts, lengths, token_count)
 
 
 @_pool_backward.register_fake

@@ -9,9 +9,12 @@ import torch
 import triton
 import triton.language as tl
 
+VARYING = ["words", "tokens"]
+"""Arguments that change with every batch and must not make a kernel be compiled anew."""
+
 
 # fmt: off
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _forward_kernel(
     hidden, ids, starts, lengths, z, inverse, words, size, row_stride, layer_stride,
     GATHER: tl.constexpr, BLOCK: tl.constexpr,
@@ -45,7 +48,7 @@ def _owner_kernel(starts, lengths, owner):
         tl.store(owner + start + offset, word)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _backward_kernel(
     grad, z, inverse, owner, lengths, result, tokens, words, size,
     grad_layer_stride, grad_row_stride, grad_column_stride, BLOCK: tl.constexpr,

@@ -1,10 +1,12 @@
-"""``python -m prealign.kernels.benchmarks``: one table; every candidate in a process of its own.
+"""``python -m prealign.kernels.benchmarks``: tables, every candidate in a process of its own; on a GPU also a batch of
+65,536 words, and what the kernels are meant to reach, with pass or FAIL.
 
 --quick          small, for a CPU (and 2 s a figure at most)
 --out FILE.json  write the figures, with device, versions, date and command; FILE.png beside it
 """
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -19,8 +21,9 @@ import torch
 from prealign.kernels.benchmarks.candidates import CANDIDATES
 from prealign.kernels.benchmarks.measuring import matrix_tflops, measure, pool_rates
 from prealign.kernels.benchmarks.problems import many_positives, one_positive
+from prealign.kernels.benchmarks.targets import MANY_WORDS, verdicts
 
-KINDS = {"many": many_positives, "one": one_positive}
+KINDS = {"many": many_positives, "one": one_positive, "large": many_positives}
 TITLES = {
     "many": "groups of five words, siblings ignored",
     "one": "one positive a word, the anchor itself in the denominator",
@@ -58,6 +61,12 @@ def main() -> int:
                 row["of_matrix_rate"] = row["tflops"] / peak
             report["rows"].append(row)
             print(_line(row), flush=True)
+    if device.type == "cuda" and not options.quick:
+        options.words = MANY_WORDS
+        report["rows"].append({"kind": "large", "name": "triton", **_run(options, "large", "triton")})
+        print(f"\n{MANY_WORDS:,} words, groups of five\n{_HEADER}\n{_line(report['rows'][-1])}\n\ntargets")
+        print(*verdicts(report), sep="\n")
+        report["targets"] = [dataclasses.asdict(verdict) for verdict in verdicts(report)]
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n")

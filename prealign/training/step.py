@@ -113,7 +113,11 @@ class StepSums:
             self._align = torch.stack((outputs["align_losses"], outputs["cosines"])).double()
 
     def loss(self) -> float:
-        """Mean loss per target plus alignment loss, over all ranks; all ranks call it and get the same number."""
+        """Mean loss per target plus alignment loss, over all ranks; all ranks call it and get the same number.
+
+        It waits for the device, once a step: the guard decides on an update before it is made, and the engine's step,
+        which follows, reads whether gradients overflowed at the same point.
+        """
         align = self._align[0].sum() if self._align is not None else self._nats.new_zeros(())
         total = self._world.sum(torch.stack((self._nats.sum(), self._targets.sum(), align.to(self._nats))))
         return float(total[0] / total[1].clamp(min=1) + total[2])

@@ -15,9 +15,9 @@ from triton.runtime import JITFunction
 from prealign.kernels import infonce_triton, pool_triton
 
 POINTERS = {
-    **dict.fromkeys(("ids", "starts", "lengths"), "*i64"),
-    **dict.fromkeys(("tile_index", "tile_numbers", "bits", "owner"), "*i32"),
-    **dict.fromkeys(("maxima", "sums", "inverse", "scale"), "*fp32"),
+    **dict.fromkeys(("ids", "starts", "lengths", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
+    **dict.fromkeys(("tile_index", "bits", "owner"), "*i32"),
+    **dict.fromkeys(("maxima", "sums", "inverse", "scale", "products"), "*fp32"),
     **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
 VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
@@ -34,9 +34,8 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
         else:
             signature[name] = POINTERS.get(name, f"*{dtype}" if name in VECTORS else "i32")
     places = {name: place for place, name in enumerate(kernel.arg_names)}
-    aligned = [
-        name for name in places if signature[name].startswith("*") or name in ("size", "own_stride", "column_stride")
-    ]
+    strides = [name for name in places if name.endswith(("size", "stride")) and name not in constants]
+    aligned = [name for name in places if signature[name].startswith("*")] + strides
     source = ASTSource(
         fn=kernel,
         signature=signature,
@@ -46,12 +45,12 @@ def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, i
     built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return {
         "kernel": kernel.__name__,
-        "special": constants.get("SPECIAL", False),
         "spill_bytes": spilled(built.asm["ptx"], capability),
         "dtype": dtype,
         "capability": capability,
         "shared_bytes": built.metadata.shared,
-        "tensor_cores": "wgmma" in built.asm["ptx"] or "mma.sync" in built.asm["ptx"],
+        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in built.asm["ptx"],
+        "narrow": re.findall(r"(?:ld|st)\.global\.[bu]16", built.asm["ptx"]),
     }
 
 
@@ -73,20 +72,21 @@ def main() -> None:
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
             fixed |= {"WHOLE": True, "INTERPRET": False}
-            for special in (False, True):
-                constants = fixed | {"SPECIAL": special}
-                print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, constants)))
-                constants |= {"ROW_TERMS": True, "COLUMN_TERMS": True}
-                print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, constants)))
+            terms = {"ROW_TERMS": True, "COLUMN_TERMS": True}
+            print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, fixed)))
+            print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, fixed | terms)))
+            pairs = infonce_triton.PAIRS
+            options = {"num_warps": pairs["num_warps"]}
+            print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, options, pairs | terms)))
+            print(json.dumps(build(infonce_triton._product_kernel, dtype, capability, options, pairs)))
             block = pool_triton._block(2048)
             options = {"num_warps": block["num_warps"]}
             for gather in (False, True):
                 constants = {"GATHER": gather, "BLOCK": block["BLOCK"]}
                 print(json.dumps(build(pool_triton._forward_kernel, dtype, capability, options, constants)))
             print(json.dumps(build(pool_triton._owner_kernel, dtype, capability, {"num_warps": 1}, {})))
-            print(
-                json.dumps(build(pool_triton._backward_kernel, dtype, capability, options, {"BLOCK": block["BLOCK"]}))
-            )
+            constants = {"BLOCK": block["BLOCK"], "grad_column_stride": 1}
+            print(json.dumps(build(pool_triton._backward_kernel, dtype, capability, options, constants)))
 
 
 if __name__ == "__main__":

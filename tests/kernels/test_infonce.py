@@ -117,7 +117,7 @@ def assert_close(got: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ..
         (252, 1024, 1.0, "many to many"),
         (90, 64, 0.1, "tangled"),
         (3, 123, 0.1, "all positives"),
-        (252, 64, 0.1, "all positives"),
+        (130, 64, 0.1, "all positives"),
         (252, 64, 0.05, "one with forty"),
         (252, 64, 0.1, "no positives"),
     ],
@@ -188,9 +188,10 @@ def test_offsets_beyond_32_bits(device: torch.device) -> None:
     everyone = torch.arange(words, device=device)
     relations = full_relations(torch.arange(words) // 2).to(device)
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
-    plan = triton_module.plan(piece, torch.bfloat16, True, True)
+    plan = triton_module.plan_lse(piece, torch.bfloat16)
     lse = triton_module.row_lse(near, near, plan, 0.1)
     assert torch.equal(triton_module.row_lse(far, far, plan, 0.1), lse)
+    plan = triton_module.plan_gradient(piece, torch.bfloat16, True, True)
     expected = triton_module.row_gradient(near, near, plan, 0.1, lse, lse)
     assert torch.equal(triton_module.row_gradient(far, far, plan, 0.1, lse, lse), expected)
 
@@ -210,10 +211,25 @@ def test_grids_have_one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     relations = Relations(nothing, nothing, torch.ones(70_000, dtype=torch.float64))
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
     z = torch.zeros(70_000, 1)
-    triton_module.row_lse(z, z, triton_module.plan(piece, torch.float32, True, False), 0.1)
+    triton_module.row_lse(z, z, triton_module.plan_lse(piece, torch.float32), 0.1)
     tiles = triton_module.tiles_for(torch.float32)
     assert grids[0] == (-(-70_000 // tiles.rows) * -(-70_000 // tiles.columns),)
     assert all(len(grid) == 1 for grid in grids)
+
+
+def test_positives_cost_the_tiles_nothing() -> None:
+    """Scattered positives: only tiles on the diagonal, which hold words and themselves, leave pairs out."""
+    words = 1000
+    rows, columns = torch.randint(0, words, (2, 4 * words), generator=torch.Generator().manual_seed(0))
+    rows, columns = rows[rows != columns], columns[rows != columns]
+    nothing = csr(rows[:0], rows[:0], words)
+    relations = Relations(csr(rows, columns, words), nothing, torch.full((words,), 1 / words))
+    everyone = torch.arange(words)
+    piece = make_piece(relations, everyone, everyone, False, torch.float32)
+    plan = triton_module.plan_lse(piece, torch.bfloat16)
+    number = torch.arange(words) // plan.tiles.rows * -(-words // plan.tiles.columns)
+    diagonal = (number + torch.arange(words) // plan.tiles.columns).unique()
+    assert (plan.tile_index >= 0).nonzero().flatten().tolist() == diagonal.tolist()
 
 
 def test_double_precision_is_not_for_triton() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from prealign.kernels import pool as pool_module
 from prealign.kernels import pool_spans
 
 pool_triton = pytest.importorskip("prealign.kernels.pool_triton")
@@ -100,6 +101,20 @@ def test_any_strides(impl: str, kind: str, device: torch.device) -> None:
     (got,) = torch.autograd.grad(z, hidden, grad)
     torch.testing.assert_close(got, expected.float(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(z, expected_z.float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_of_words_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, lengths, tokens = spans_of([3, 1, 4, 1, 5], gap=2)
+    ids = torch.randperm(tokens)
+    table = torch.randn(tokens, 16).to(dtype).requires_grad_()
+    upstream = torch.randn(5, 16).to(dtype)
+    results = []
+    for elements in (1 << 18, 32):  # all words at once, two at a time
+        monkeypatch.setattr(pool_module, "_BLOCK_ELEMENTS", elements)
+        z = pool_spans(table, starts, lengths, ids, impl="torch")
+        results.append((z, torch.autograd.grad(z, table, upstream)[0]))
+    assert all(torch.equal(whole, parts) for whole, parts in zip(*results))
 
 
 def test_gradcheck() -> None:
