@@ -73,6 +73,9 @@ class Lexicon(Section):
     """Translations of more words than this are left out; the language's `leading_words` do not count."""
     max_translations: Count | None = None
     """At most this many translations per word and language, best first."""
+    max_sources: Count | None = None
+    """A translation that the dictionaries give for more source words than this is left out: a label ("cf.", "see") that
+    was taken for a word. The coverage report lists the translations that are most shared."""
     heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the translated words, drawn by their spelling, that is kept for evaluation: neither they nor their
     translations are in the table, on either side of a pair. Words that would take much of the table with them are not

@@ -71,6 +71,10 @@ class Tokenizer:
             run = []
         return END_OF_DOCUMENT.join(parts)
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token, maybe a part of a character; end-of-document has none."""
+        return b"" if token == self.end_of_document else self._encoding.decode_single_token_bytes(token)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over ranks and pattern."""
