@@ -45,6 +45,13 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterat
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def in_child(work: Callable[[], Result]) -> Result:
+    """``work()`` in a process of its own, so that all memory it took goes back with it."""
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(lambda _: work(), os.getpid())) as pool:
+        return pool.submit(_do, None).result()
+
+
 def _start(work: Callable, parent: int) -> None:
     global _work  # a child of the pool has one task function for its whole life
     _work = work
