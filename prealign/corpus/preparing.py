@@ -132,6 +132,8 @@ class _Preparation:
                     "data.tokenizer.pattern: found without data.tokenizer.ranks; a trained tokenizer has its own"
                 )
             inputs = {"texts": text_inputs, "heldout": self.data.heldout_fraction, "pattern": WORD_PATTERN}
+            if any(language.text and not language.space_prefix for language in self.recipe.languages.values()):
+                inputs["unspaced_share"] = _UNSPACED_SHARE
             inputs |= {"vocab_size": settings.vocab_size, "training_bytes": settings.training_bytes}
 
         def build(folder: Path) -> dict[str, Any]:
