@@ -49,7 +49,8 @@ class Dropped:
         self.counts[reason] += 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            examples.append(f"{source} = {translation}")
+            # JSON can hold halves of surrogate pairs, which no file can
+            examples.append(f"{source} = {translation}".encode("utf-8", "replace").decode())
 
     def as_dict(self) -> dict[str, dict[str, object]]:
         """``{reason: {"pairs": n, "examples": [...]}}`` in the order of `REASONS`."""

@@ -1,5 +1,7 @@
 """Several dictionaries become one table that says where each pair comes from."""
 
+import json
+
 from prealign.config.languages import language_facts
 from prealign.config.texts import Language
 from prealign.lexicon.cleaning import Cleaner
@@ -67,6 +69,14 @@ def test_what_an_apostrophe_leaves_is_no_word() -> None:
     counts = [("ll", 9, 0), ("light", 5, 0), ("don", 5, 0)]
     assert [entry.word for entry in tables.join(counts, [], min_count=1)] == ["light"]
     assert tables.dropped["de"].counts == {"fragment": 2}
+
+
+def test_half_a_surrogate_pair_is_left_out_and_can_be_written() -> None:
+    tables = merger("de")
+    tables.add("d", [Pair("de", "light", "Li\ud800cht", 0), Pair("de", "piano", "Klavier", 0)])
+    assert [entry.word for entry in tables.join(COUNTS, [], min_count=1)] == ["piano"]
+    assert tables.dropped["de"].as_dict() == {"characters": {"pairs": 1, "examples": ["light = Li?cht"]}}
+    json.dumps(tables.dropped["de"].as_dict(), ensure_ascii=False).encode()
 
 
 def test_translations_that_too_many_words_share_are_left_out() -> None:
