@@ -1,12 +1,14 @@
 """Preparation end to end on real text: what is built, what is rebuilt, what is refused."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from prealign.config import Recipe
+from prealign.corpus import building
 from prealign.corpus.loader import StageDataset
 from prealign.corpus.mixture import Mixture
 from prealign.corpus.prepared import open_data
@@ -296,3 +298,24 @@ def test_two_preparations_of_one_folder_do_not_mix(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another preparation"):
             prepared(recipe)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written stays; with room the same command goes on and gives what an undisturbed one gives."""
+    monkeypatch.setattr(building, "_BATCH_CHARACTERS", 20_000)
+    monkeypatch.setattr(building, "_SECONDS_BETWEEN_COMMITS", 0.0)
+    recipe = tiny_recipe(tmp_path / "data", data={"shard_tokens": 20_000})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"data/en: cannot be written \(File too large\); free space") as caught:
+            prepared(recipe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    progress = json.loads((recipe.data.dir / ".en.partial" / building.PROGRESS).read_text())
+    assert progress["batches"] > 0
+    prepared(recipe)
+    again = tiny_recipe(tmp_path / "undisturbed", data={"shard_tokens": 20_000})
+    prepared(again)
+    assert open_data(recipe).fingerprint == open_data(again).fingerprint
