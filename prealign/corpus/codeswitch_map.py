@@ -125,12 +125,12 @@ class CodeSwitchMap:
                 end = min(begin + count, self._words)
                 parts.append(self._bytes[begin * self._itemsize : end * self._itemsize])
                 begin, count = end, count - (end - begin)
-        packed = np.concatenate(parts) if parts else self._bytes[:0]
         if self._itemsize != 3:
-            return packed.view(f"<u{self._itemsize}")
-        wide = np.zeros((len(packed) // 3, 4), np.uint8)
-        wide[:, :3] = packed.reshape(-1, 3)
-        return wide.view("<u4")[:, 0]
+            return np.concatenate([self._bytes[:0], *parts]).view(f"<u{self._itemsize}")
+        # four bytes at every third, of which the last belongs to the next entry
+        packed = np.concatenate([*parts, np.zeros(1, np.uint8)])
+        overlapping = np.ndarray((len(packed) // 3,), "<u4", packed.data, strides=(3,))
+        return overlapping & np.uint32(0xFFFFFF)
 
 
 def _open(path: Path) -> tuple[int, int, np.ndarray]:

@@ -1,8 +1,11 @@
 """Stores are built in parallel, in bounded memory, and go on where a killed build stopped."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,11 @@ from prealign.corpus import building
 from prealign.corpus.building import SeenDocuments, build_stores, document_hash
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
-from prealign.corpus.pool import ordered_map
+from prealign.corpus.pool import in_child, ordered_map
 from prealign.corpus.prepared import open_data
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
+from prealign.errors import UserError
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 
 
@@ -119,3 +123,16 @@ def test_results_come_in_order_and_failures_come_through() -> None:
     with pytest.raises(ZeroDivisionError):
         list(ordered_map(lambda number: 1 // (number - 20), range(50)))
     assert list(ordered_map(np.sqrt, [])) == []
+
+
+def test_work_in_a_child_comes_back_or_fails_as_it_does_here() -> None:
+    parent = os.getpid()
+    assert in_child(lambda: os.getpid() != parent)
+    with pytest.raises(UserError, match="a file is missing"):
+        in_child(lambda: refuse("a file is missing"))
+    with pytest.raises(BrokenProcessPool):
+        in_child(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def refuse(message: str) -> None:
+    raise UserError(message)
