@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from prealign.corpus.pool import ordered_map
-from prealign.corpus.shards import find_shards, joined
+from prealign.corpus.shards import find_shards, joined, release
 from prealign.corpus.spans import chunks, span_keys, words_of_chunk
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
@@ -111,7 +111,13 @@ class CodeSwitchMap:
         if len(itemsizes) > 1:
             raise UserError(f"{path}: found shards with entries of {sorted(itemsizes)} bytes; prepare it again")
         self._words, self._itemsize = count, files[0][1]
-        self._bytes = joined([entries for _, _, entries in files])
+        self._parts = [entries for _, _, entries in files]
+        self._bytes = joined(self._parts)
+
+    def release(self) -> None:
+        """Give back the memory of entries that were read (`prealign.corpus.shards.release`)."""
+        for part in self._parts:
+            release(part)
 
     def read(self, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Form number + 1, or 0, of the words ``first[i] : first[i] + counts[i]``, one range after the other.

@@ -54,8 +54,8 @@ def _check_store(data: PreparedData, name: str, artefact: Artefact, split: str) 
     end_of_document = shift + block - 1
 
     def check(chunk: tuple[int, int]) -> tuple[int, int, int, int]:
-        tokens = store.tokens[slice(*chunk)]
-        _, starts, _, ordinal = words_of_chunk(store, words, *chunk)
+        tokens, starts, _, ordinal = words_of_chunk(store, words, *chunk)
+        tokens = tokens[: chunk[1] - chunk[0]]
         outside = np.count_nonzero((tokens < shift) | (tokens > end_of_document))
         return int(outside), int(np.count_nonzero(tokens == end_of_document)), len(starts), ordinal
 
@@ -115,6 +115,7 @@ def _check_codeswitch(data: PreparedData, artefact: Artefact) -> None:
     def check(chunk: tuple[int, int]) -> tuple[int, int]:
         tokens, starts, ends, ordinal = words_of_chunk(store, words, *chunk)
         entries = forms.read(np.array([ordinal]), np.array([len(starts)])).astype(np.int64)
+        forms.release()
         known = np.flatnonzero(entries)
         if len(known) and entries.max() > FORMS * len(lexicon):
             return len(known), len(known)

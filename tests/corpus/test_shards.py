@@ -13,7 +13,7 @@ from prealign.corpus.counting import count_words
 from prealign.corpus.inspecting import inspect
 from prealign.corpus.prepared import PreparedData, open_data
 from prealign.corpus.preparing import prepare
-from prealign.corpus.shards import JoinedArray, find_shards
+from prealign.corpus.shards import JoinedArray, find_shards, release
 from prealign.corpus.store import TokenStore
 from prealign.corpus.verifying import verify_data
 from prealign.corpus.wordmap import WordMap
@@ -28,6 +28,21 @@ def test_joined_arrays_are_sliced_as_one(sizes: list[int], begin: int, end: int)
     assert len(array) == len(whole)
     assert array[begin:end].tolist() == whole[begin:end].tolist()
     assert array[begin:].tolist() == whole[begin:].tolist()
+
+
+def test_released_pages_leave_the_process(tmp_path: Path) -> None:
+    def mapped() -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+        return int(line.split()[1]) * 1024
+
+    np.ones(32 << 20, np.uint8).tofile(tmp_path / "a.bin")
+    array = np.asarray(np.memmap(tmp_path / "a.bin", np.uint8, "r", offset=8))
+    before = mapped()
+    assert array.sum() == (32 << 20) - 8
+    assert mapped() - before > 24 << 20
+    release(array[5:])
+    assert mapped() - before < 8 << 20
+    assert array[-1] == 1
 
 
 @pytest.fixture(scope="module", params=[1, 4_000, 60_000])
