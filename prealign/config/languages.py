@@ -6,7 +6,16 @@ A language that is not listed takes the defaults of `prealign.config.recipe.Lang
 from typing import Any
 
 LANGUAGE_FACTS: dict[str, dict[str, Any]] = {
-    "en": {"scripts": ["Latin"], "leading_words": ["to", "a", "an", "the"], "codes": ["en", "eng"]},
+    "en": {
+        "scripts": ["Latin"],
+        "leading_words": ["to", "a", "an", "the"],
+        "fragments": [
+            *("d", "ll", "m", "re", "s", "t", "ve"),
+            *("ain", "aren", "couldn", "didn", "doesn", "don", "hadn", "hasn", "haven", "isn", "mightn", "mustn"),
+            *("needn", "oughtn", "shan", "shouldn", "wasn", "weren", "won", "wouldn"),
+        ],
+        "codes": ["en", "eng"],
+    },
     "de": {
         "scripts": ["Latin"],
         "leading_words": ["der", "die", "das", "ein", "eine", "sich"],
@@ -58,5 +67,8 @@ def with_facts(languages: dict[str, Any]) -> dict[str, Any]:
 
 
 _FACTS = frozenset(
-    {"scripts", "cased", "space_prefix", "word_length", "leading_words", "optional_marks", "segmenter", "codes"}
+    {
+        *("scripts", "cased", "space_prefix", "word_length", "leading_words", "fragments", "optional_marks"),
+        *("segmenter", "codes"),
+    }
 )

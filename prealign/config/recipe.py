@@ -48,7 +48,8 @@ class Tokenizer(Section):
     pattern: str | None = None
     """Pre-tokenizer regular expression; the default puts a token boundary at every word edge."""
     training_bytes: Count = 50_000_000
-    """Text per language that the tokenizer is trained on."""
+    """Text per language that the tokenizer is trained on; where words are written without spaces, an eighth of it
+    stands for the whole, to bound memory."""
 
 
 class Data(Section):
@@ -58,6 +59,9 @@ class Data(Section):
     tokenizer: Tokenizer = Tokenizer()
     heldout_fraction: Fraction = 0.001
     """Share of the documents, drawn by their content, that is kept for evaluation."""
+    shard_tokens: Count | None = None
+    """Write training text in shards of so many tokens, each a store of its own (``train-00000-of-00012.bin``), for file
+    systems and tools that do not take large files. Samples and draws do not depend on it. By default one file."""
     invalid_utf8: Literal["replace", "refuse"] = "replace"
     """Undecodable bytes: replaced by U+FFFD and counted, or an error."""
 
@@ -73,6 +77,9 @@ class Lexicon(Section):
     """Translations of more words than this are left out; the language's `leading_words` do not count."""
     max_translations: Count | None = None
     """At most this many translations per word and language, best first."""
+    max_sources: Count | None = None
+    """A translation that the dictionaries give for more source words than this is left out: a label ("cf.", "see") that
+    was taken for a word. The coverage report lists the translations that are most shared."""
     heldout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the translated words, drawn by their spelling, that is kept for evaluation: neither they nor their
     translations are in the table, on either side of a pair. Words that would take much of the table with them are not

@@ -117,6 +117,9 @@ class Language(Share):
     """Fewest and most characters of a translation."""
     leading_words: list[str] = []
     """Words that dictionaries put before an entry and that are no part of it ("to go", "der Hund")."""
+    fragments: list[str] = []
+    """What an apostrophe leaves of words of the source language ("don't" is "don" and "t"): no dictionary's entry for
+    one of these is taken."""
     optional_marks: str = ""
     """Characters that dictionaries add and running text leaves out: Russian stress, Arabic vowel signs."""
     segmenter: Literal["none", "jieba"] = "none"

@@ -3,9 +3,9 @@ apart."""
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.pool import ordered_map
+from prealign.corpus.shards import shard_name
 from prealign.corpus.store import StoreWriter, token_dtype
 from prealign.corpus.wordmap import WordMapWriter
 from prealign.text.tokenizer import Tokenizer
@@ -132,22 +133,83 @@ class _Encode:
 
 
 class _SplitWriter:
-    """Store and word map of one split, with counts; resumes from what an earlier one committed."""
+    """Store and word map of one split, with counts; resumes from what an earlier one committed.
 
-    def __init__(self, folder: Path, split: str, vocab_size: int, state: dict[str, Any] | None) -> None:
-        self.store = StoreWriter(folder / split, vocab_size, state and state["store"])
-        self.words = WordMapWriter(folder / f"{split}.words", state and state["map"])
-        self.counts: dict[str, int] = state["counts"] if state else {"words": 0, "bytes": 0, "skipped": 0}
+    With ``shard_tokens`` a shard takes documents until it has so many tokens; `finish` gives the shards their names.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, vocab_size: int, state: dict[str, Any] | None, shard_tokens: int | None
+    ) -> None:
+        self._folder = folder
+        self._split = split
+        self._vocab_size = vocab_size
+        self._limit = shard_tokens
+        self.counts: dict[str, int] = (
+            state["counts"] if state else {"documents": 0, "tokens": 0, "words": 0, "bytes": 0, "skipped": 0}
+        )
+        self._shard = state["shard"] if state else 0
+        for path in folder.glob(f"{split}-*-of-*"):  # names of an attempt that was killed while it gave them
+            path.rename(path.with_name(re.sub(r"-of-\d+", "", path.name)))
+        self._open(state)
+
+    def _name(self, shard: int) -> str:
+        return self._split if self._limit is None else f"{self._split}-{shard:05}"
+
+    def _open(self, state: dict[str, Any] | None) -> None:
+        name = self._name(self._shard)
+        self._store = StoreWriter(self._folder / name, self._vocab_size, state and state["store"])
+        self._words = WordMapWriter(self._folder / f"{name}.words", state and state["map"])
 
     def append(self, part: _Encoded) -> None:
-        self.store.append(part.tokens, part.lengths)
-        self.words.append(len(part.tokens), part.starts.astype(np.int64), part.ends.astype(np.int64))
+        ends = np.cumsum(part.lengths)
+        first = 0
+        while first < len(ends):
+            if self._limit is not None and self._store.tokens >= self._limit:
+                self._close()
+                self._shard += 1
+                self._open(None)
+            begin, last = int(ends[first - 1]) if first else 0, len(ends)
+            if self._limit is not None:
+                last = min(int(np.searchsorted(ends, begin + self._limit - self._store.tokens)) + 1, last)
+            end = int(ends[last - 1])
+            words = slice(*np.searchsorted(part.starts, (begin, end)))
+            self._store.append(part.tokens[begin:end], part.lengths[first:last])
+            starts, stops = part.starts[words].astype(np.int64), part.ends[words].astype(np.int64)
+            self._words.append(end - begin, starts - begin, stops - begin)
+            first = last
+        self.counts["documents"] += len(part.lengths)
+        self.counts["tokens"] += len(part.tokens)
         self.counts["words"] += len(part.starts)
         self.counts["bytes"] += part.bytes
         self.counts["skipped"] += part.skipped
 
     def commit(self) -> dict[str, Any]:
-        return {"store": self.store.commit(), "map": self.words.commit(), "counts": dict(self.counts)}
+        """Bring what was appended to the disk; returns the state to resume from."""
+        return {
+            "store": self._store.commit(),
+            "map": self._words.commit(),
+            "counts": dict(self.counts),
+            "shard": self._shard,
+        }
+
+    def _close(self) -> None:
+        self._store.commit()
+        self._words.commit()
+        self._store.close(keep_lengths=True)  # an attempt after this one may go back to a state before now
+        self._words.close()
+
+    def finish(self) -> None:
+        """Close the files and give them their names."""
+        self._close()
+        for shard in range(self._shard + 1) if self._limit is not None else []:
+            for suffix in (".bin", ".idx", ".words"):
+                name = shard_name(self._split, shard, self._shard + 1)
+                (self._folder / (self._name(shard) + suffix)).rename(self._folder / (name + suffix))
+
+    def abandon(self) -> None:
+        self._store.abandon()
+        self._words.abandon()
 
 
 def build_stores(
@@ -158,12 +220,14 @@ def build_stores(
     shift: int,
     split_of: Callable[[bytes], str | None],
     rewrite: Callable[[str], str] | None = None,
+    shard_tokens: int | None = None,
 ) -> dict[str, int]:
     """Write ``train`` and ``heldout`` stores with word maps to ``folder``, on all cores.
 
     ``shift`` is added to every token id (a clone's block of the vocabulary). ``split_of`` maps a document's hash to
     ``train``, ``heldout`` or None (not of this language). ``rewrite`` is applied to the documents chosen. Exact
-    repetitions of a document are dropped. Returns counts.
+    repetitions of a document are dropped. ``shard_tokens``: tokens of a shard of the training text; None: one file.
+    Returns counts.
 
     Memory does not grow with the text, but for some ten bytes a document. Work that a killed build had committed is
     found in ``folder`` and kept: its documents are read again, and not tokenised.
@@ -191,11 +255,11 @@ def build_stores(
                     parts.setdefault(split, []).append(document)
             yield parts
 
-    writers = {split: _SplitWriter(folder, split, vocab_size, done["splits"].get(split)) for split in SPLITS}
-    with ExitStack() as stack:
-        for writer in writers.values():
-            stack.enter_context(writer.store)
-            stack.enter_context(writer.words)
+    shards = {"train": shard_tokens, "heldout": None}
+    writers = {
+        split: _SplitWriter(folder, split, vocab_size, done["splits"].get(split), shards[split]) for split in SPLITS
+    }
+    try:
         encode = _Encode(tokenizer, np.dtype(token_dtype(vocab_size)), shift, rewrite)
         letter_table()  # made once, before the processes are forked
         committed = time.monotonic()
@@ -206,12 +270,18 @@ def build_stores(
                 splits = {split: writer.commit() for split, writer in writers.items()}
                 write_atomically(progress, json.dumps({"batches": number, "splits": splits}))
                 committed = time.monotonic()
+        for writer in writers.values():
+            writer.finish()
+    except BaseException:
+        for writer in writers.values():
+            writer.abandon()
+        raise
     progress.unlink(missing_ok=True)
+    for path in folder.glob("*.lengths"):
+        path.unlink()
     for split, writer in writers.items():
-        facts[f"{split}_documents"] = writer.store.documents
-        facts[f"{split}_tokens"] = writer.store.tokens
-        facts[f"{split}_words"] = writer.counts["words"]
-        facts[f"{split}_bytes"] = writer.counts["bytes"]
+        for what in ("documents", "tokens", "words", "bytes"):
+            facts[f"{split}_{what}"] = writer.counts[what]
         facts["words_without_token_boundary"] += writer.counts["skipped"]
     return facts
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from prealign.corpus.pool import ordered_map
+from prealign.corpus.shards import find_shards, joined, release
 from prealign.corpus.spans import chunks, span_keys, words_of_chunk
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
@@ -99,26 +100,24 @@ def _check_equal(
 
 
 class CodeSwitchMap:
-    """A map opened for reading; memory-mapped."""
+    """A map opened for reading, its shards as one; memory-mapped. ``words``: how many it shall have."""
 
     def __init__(self, path: Path, words: int) -> None:
-        try:
-            size = path.stat().st_size
-            header = path.open("rb").read(_HEADER.size)
-        except OSError as error:
-            raise UserError(
-                f"{error.filename}: {error.strerror}; expected a code-switch map; run launchers/prepare.py"
-            ) from None
-        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-            raise UserError(f"{path}: found no code-switch map header; prepare it again")
-        _, version, count, itemsize = _HEADER.unpack(header)
-        if version != 1 or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
-            raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
+        files = [_open(part) for part in find_shards(path.with_suffix(""), path.suffix)]
+        count = sum(words_of_file for words_of_file, _, _ in files)
         if count != words:
             raise UserError(f"{path}: found {count} words, expected {words} by the store; run launchers/prepare.py")
-        self._words, self._itemsize = count, itemsize
-        size = count * itemsize
-        self._bytes = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (size,))) if count else np.empty(0, "u1")
+        itemsizes = {itemsize for _, itemsize, _ in files}
+        if len(itemsizes) > 1:
+            raise UserError(f"{path}: found shards with entries of {sorted(itemsizes)} bytes; prepare it again")
+        self._words, self._itemsize = count, files[0][1]
+        self._parts = [entries for _, _, entries in files]
+        self._bytes = joined(self._parts)
+
+    def release(self) -> None:
+        """Give back the memory of entries that were read (`prealign.corpus.shards.release`)."""
+        for part in self._parts:
+            release(part)
 
     def read(self, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Form number + 1, or 0, of the words ``first[i] : first[i] + counts[i]``, one range after the other.
@@ -132,9 +131,28 @@ class CodeSwitchMap:
                 end = min(begin + count, self._words)
                 parts.append(self._bytes[begin * self._itemsize : end * self._itemsize])
                 begin, count = end, count - (end - begin)
-        packed = np.concatenate(parts) if parts else self._bytes[:0]
         if self._itemsize != 3:
-            return packed.view(f"<u{self._itemsize}")
-        wide = np.zeros((len(packed) // 3, 4), np.uint8)
-        wide[:, :3] = packed.reshape(-1, 3)
-        return wide.view("<u4")[:, 0]
+            return np.concatenate([self._bytes[:0], *parts]).view(f"<u{self._itemsize}")
+        # four bytes at every third, of which the last belongs to the next entry
+        packed = np.concatenate([*parts, np.zeros(1, np.uint8)])
+        overlapping = np.ndarray((len(packed) // 3,), "<u4", packed.data, strides=(3,))
+        return overlapping & np.uint32(0xFFFFFF)
+
+
+def _open(path: Path) -> tuple[int, int, np.ndarray]:
+    """Words, bytes an entry, and the entries of one file."""
+    try:
+        size = path.stat().st_size
+        header = path.open("rb").read(_HEADER.size)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: {error.strerror}; expected a code-switch map; run launchers/prepare.py"
+        ) from None
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        raise UserError(f"{path}: found no code-switch map header; prepare it again")
+    _, version, count, itemsize = _HEADER.unpack(header)
+    if version != 1 or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
+        raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
+    size = count * itemsize
+    entries = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (size,))) if count else np.empty(0, "u1")
+    return count, itemsize, entries

@@ -113,8 +113,16 @@ def _targets(data: PreparedData, inputs: np.ndarray, targets: np.ndarray, word: 
     """Each input token from the one before the word to its last, with its target."""
     positions = range(max(word.begin - 1, 0), word.end)
     pairs = [
-        f"{_text(data, inputs[p : p + 1])!r}->"
-        + ("none" if targets[p] == IGNORED else repr(_text(data, targets[p : p + 1])))
-        for p in positions
+        f"{_token(data, inputs[p])}->{'none' if targets[p] == IGNORED else _token(data, targets[p])}" for p in positions
     ]
     return "  ".join(pairs)
+
+
+def _token(data: PreparedData, token: np.int64) -> str:
+    """A token in quotes; as bytes where it is a part of a character."""
+    raw = data.tokenizer.token_bytes(int(token) % data.recipe.data.tokenizer.vocab_size)
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return repr(raw)
+    return repr(_text(data, np.array([token])))

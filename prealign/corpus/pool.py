@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -45,7 +48,36 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterat
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def in_child(work: Callable[[], Result]) -> Result:
+    """``work()`` in a process of its own, so that all memory it took goes back with it. Raises what it raises, and
+    `BrokenProcessPool` when the process is killed."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(work, os.getpid(), sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        raise BrokenProcessPool("the process was killed") from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+    return result
+
+
+def _answer(work: Callable[[], Result], parent: int, sender: Connection) -> None:
+    _start(lambda _: work(), parent)
+    try:
+        sender.send((_do(None), None))
+    except Exception as error:  # it goes to the parent, whatever it is
+        sender.send((None, error))
+
+
 def _start(work: Callable, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; one that takes a task then would block the rest
     global _work  # a child of the pool has one task function for its whole life
     _work = work
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -8,7 +8,9 @@ rebuilds only what its inputs changed.
 
 import fcntl
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -21,7 +23,9 @@ from prealign.corpus.artefact import Artefact, InputHashes, ensure
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
+from prealign.corpus.pool import in_child
 from prealign.corpus.preparing_lexicon import prepare_lexicon
+from prealign.corpus.shards import find_shards
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
@@ -31,6 +35,9 @@ from prealign.text.reading import ReadCounts, read_documents, text_files
 from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks, train_tokenizer
 
 Say = Callable[[str], None]
+
+_UNSPACED_SHARE = 8
+"""One part in so many of text without spaces trains the tokenizer."""
 
 MOST_CLONE_WORDS = 1_000_000
 """Word types that a clone at word level exchanges, the most frequent ones; the table is held in memory."""
@@ -125,13 +132,16 @@ class _Preparation:
                     "data.tokenizer.pattern: found without data.tokenizer.ranks; a trained tokenizer has its own"
                 )
             inputs = {"texts": text_inputs, "heldout": self.data.heldout_fraction, "pattern": WORD_PATTERN}
+            if any(language.text and not language.space_prefix for language in self.recipe.languages.values()):
+                inputs["unspaced_share"] = _UNSPACED_SHARE
             inputs |= {"vocab_size": settings.vocab_size, "training_bytes": settings.training_bytes}
 
         def build(folder: Path) -> dict[str, Any]:
             if settings.ranks is not None:
                 tokenizer = Tokenizer(read_ranks(settings.ranks), settings.pattern or WORD_PATTERN)
             else:
-                tokenizer = train_tokenizer(self._training_text(), settings.vocab_size)
+                # its memory must not stay with this process and those that are forked from it
+                tokenizer = in_child(lambda: train_tokenizer(self._training_text(), settings.vocab_size))
             tokenizer.save(folder)
             return {"vocab_size": tokenizer.vocab_size, "pattern": tokenizer.pattern, "sha256": tokenizer.fingerprint}
 
@@ -148,15 +158,19 @@ class _Preparation:
         for name, language in self.recipe.languages.items():
             if language.text is None:
                 continue
-            budget = self.data.tokenizer.training_bytes
-            counts = ReadCounts()
-            for document in self._documents(name, counts):
-                if budget <= 0:
-                    break
-                if self._split(name).role_of(document) != "heldout":
-                    budget -= len(document.encode())
-                    yield document
-            _expect_documents(f"languages.{name}", counts)
+            documents = self._training_documents(name)
+            yield from documents if language.space_prefix else _as_if_more(documents)
+
+    def _training_documents(self, name: str) -> Iterator[str]:
+        budget = self.data.tokenizer.training_bytes
+        counts = ReadCounts()
+        for document in self._documents(name, counts):
+            if budget <= 0:
+                break
+            if self._split(name).role_of(document) != "heldout":
+                budget -= len(document.encode())
+                yield document
+        _expect_documents(f"languages.{name}", counts)
 
     def _clone_words(self, name: str, original: Artefact, tokenizer: Tokenizer) -> Artefact:
         """The bijection of a clone at word level, over the words of the original's training text."""
@@ -184,7 +198,7 @@ class _Preparation:
             "tokenizer": tokenizer.fingerprint,
             "vocab_size": self.recipe.vocab_size,
             "shift": shift,
-        } | _clone_words_input(words)
+        } | self._store_inputs(words)
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
@@ -196,6 +210,7 @@ class _Preparation:
                 shift,
                 lambda digest: "train",
                 load_clone_words(words).to_clone if words else None,
+                self.data.shard_tokens,
             )
             _expect_documents(self.recipe.source_key(name), counts)
             return facts | {
@@ -221,7 +236,7 @@ class _Preparation:
             "vocab_size": self.recipe.vocab_size,
             "shift": self.recipe.token_offset(name),
             "split": asdict(split) | {"role": role},
-        } | _clone_words_input(words)
+        } | self._store_inputs(words)
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
@@ -234,6 +249,7 @@ class _Preparation:
                 self.recipe.token_offset(name),
                 lambda digest: wanted.get(split.role(digest)),
                 load_clone_words(words).to_clone if words else None,
+                self.data.shard_tokens,
             )
             _expect_documents(f"languages.{origin}", counts)
             for part, key in (("train", f"languages.{name}.clone_share"), ("heldout", "data.heldout_fraction")):
@@ -250,13 +266,21 @@ class _Preparation:
 
         return self._ensure(name, "token store", inputs, build, resumable=True)
 
+    def _store_inputs(self, words: Artefact | None) -> dict[str, Any]:
+        """What a store depends on only in some recipes."""
+        shards = {"shard_tokens": self.data.shard_tokens} if self.data.shard_tokens is not None else {}
+        return shards | ({"clone_words": words.fingerprint} if words else {})
+
     def _codeswitch(self, name: str, store: Artefact, lexicon: Artefact) -> None:
         inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint}
 
         def build(folder: Path) -> dict[str, Any]:
             table = CompiledLexicon.load(lexicon.folder, lexicon.facts["languages"])
-            words = WordMap(store.folder / "train.words")
-            return build_codeswitch_map(folder / "train.cs", TokenStore(store.folder / "train"), words, table)
+            facts: Counter[str] = Counter()
+            for index in find_shards(store.folder / "train", ".idx"):
+                shard, words = TokenStore(index.with_suffix("")), WordMap(index.with_suffix(".words"))
+                facts.update(build_codeswitch_map(folder / f"{index.stem}.cs", shard, words, table))
+            return dict(facts)
 
         self._ensure(codeswitch_folder(name), "code-switch map", inputs, build)
 
@@ -274,9 +298,31 @@ class _Preparation:
             raise UserError(
                 f"{self.dir / name}: cannot be written ({error.strerror or error}); free space or mend rights"
             ) from None
+        except BrokenProcessPool:
+            raise UserError(
+                f"{self.dir / name}: a process that makes it was killed, maybe for want of memory; free memory or use "
+                "fewer cores (taskset), and run this again"
+            ) from None
         facts = ", ".join(f"{key} {value}" for key, value in artefact.facts.items() if isinstance(value, int))
         self.say(f"{'built ' if built else 'kept  '} {artefact.folder} ({kind}): {facts}")
         return artefact
+
+
+def _as_if_more(documents: Iterator[str]) -> Iterator[str]:
+    """About an eighth of text without spaces, so many times that it weighs as much as the whole.
+
+    What a tokenizer is trained on are the pieces between spaces. Where there are none, pieces hardly ever repeat, and
+    training takes 100 MB of memory a megabyte of text.
+    """
+    taken: list[str] = []
+    size = kept = 0
+    for document in documents:
+        if size >= _UNSPACED_SHARE * kept:
+            taken.append(document)
+            kept += len(document)
+        size += len(document)
+    for _ in range(round(size / max(kept, 1))):
+        yield from taken
 
 
 def load_clone_words(artefact: Artefact) -> CloneWords:
@@ -293,10 +339,6 @@ def codeswitch_folder(source: str) -> str:
 def switched_sources(recipe: Recipe) -> list[str]:
     """The sources in the source language, whose text is code-switched."""
     return [name for name in recipe.sources if name.partition(".")[0] == recipe.source_language]
-
-
-def _clone_words_input(words: Artefact | None) -> dict[str, str]:
-    return {"clone_words": words.fingerprint} if words else {}
 
 
 def _expect_documents(key: str, counts: ReadCounts) -> None:

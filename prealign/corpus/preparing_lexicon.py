@@ -35,7 +35,7 @@ from prealign.text.tokenizer import Tokenizer
 Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Artefact]
 """Makes or keeps the artefact ``(folder name, kind, inputs, build)``."""
 
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 """Part of what a table is made from: higher when cleaning or merging gives another table of the same files."""
 
 WAYPOINTS = {
@@ -101,7 +101,7 @@ def _translations(
     targets = recipe.targets
     clones = [name for name in targets if languages[name].clone_of == recipe.source_language]
     dictionaries = _by_file(recipe)
-    facts = ("scripts", "cased", "word_length", "leading_words", "optional_marks", "codes")
+    facts = ("scripts", "cased", "word_length", "leading_words", "fragments", "optional_marks", "codes")
     inputs = {
         "words": words.fingerprint,
         "dictionaries": [
@@ -122,6 +122,7 @@ def _translations(
         "min_count": recipe.lexicon.min_count,
         "max_words": recipe.lexicon.max_words,
         "max_translations": recipe.lexicon.max_translations,
+        "max_sources": recipe.lexicon.max_sources,
         "cleaning": CLEANING_VERSION,
     }
 
@@ -133,7 +134,8 @@ def _translations(
         for name, dictionary, codes in dictionaries:
             merger.add(name, read_dictionary(dictionary, source_codes, codes))
         counts = read_counts(words.folder / "words.tsv")
-        entries = merger.join(counts, clones, recipe.lexicon.min_count, recipe.lexicon.max_translations)
+        limits = (recipe.lexicon.min_count, recipe.lexicon.max_translations, recipe.lexicon.max_sources)
+        entries = merger.join(counts, clones, *limits)
         bijections = {
             name: CloneWords.load(clone_words[name].folder / "words.tsv") for name in clones if name in clone_words
         }

@@ -54,4 +54,7 @@ def words_of_chunk(
             break
         more = min(more + CHUNK_TOKENS, len(store))  # a word that started in the chunk is not whole yet
     inside = int(np.searchsorted(starts, end - begin))
-    return store.tokens[begin:more], starts[:inside], ends[:inside], ordinal
+    tokens = np.array(store.tokens[begin:more])
+    store.release()
+    words.release()
+    return tokens, starts[:inside], ends[:inside], ordinal

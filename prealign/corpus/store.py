@@ -13,6 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
+from prealign.corpus.shards import find_shards, joined, release
 from prealign.errors import UserError
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -59,7 +60,8 @@ class StoreWriter:
             os.fsync(file.fileno())
         return {"tokens": self.tokens, "documents": self.documents}
 
-    def close(self) -> None:
+    def close(self, keep_lengths: bool = False) -> None:
+        """Write the index; with ``keep_lengths`` a later writer can still resume from a state committed before."""
         self._bin.close()
         code = next(code for code, dtype in _DTYPES.items() if dtype == self.dtype)
         count = self.documents
@@ -75,7 +77,8 @@ class StoreWriter:
             for first in range(0, count + 1, _BLOCK):
                 index.write(np.arange(first, min(first + _BLOCK, count + 1), dtype="<i8").tobytes())
         self._lengths.close()
-        Path(self._lengths.name).unlink()
+        if not keep_lengths:
+            Path(self._lengths.name).unlink()
 
     def _length_blocks(self) -> Iterator[np.ndarray]:
         self._lengths.seek(0)
@@ -90,16 +93,44 @@ class StoreWriter:
     ) -> None:
         if kind is None:
             self.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Leave the files as they are, without an index."""
         self._bin.close()
         self._lengths.close()
 
 
 class TokenStore:
-    """A store opened for reading; memory-mapped, at a cost that does not depend on its size.
+    """A store opened for reading, its shards as one; memory-mapped, at a cost that does not depend on their size.
 
-    ``tokens``: all tokens in document order, ``[total]``. ``lengths``: tokens per sequence. ``document_indices``: index
-    of each document's first sequence, and one past the last.
+    ``tokens``: all tokens in document order, ``[total]``. ``lengths``: tokens per sequence. Both are arrays, or read by
+    slices as arrays are (`prealign.corpus.shards`). ``parts``: the shards.
     """
+
+    def __init__(self, prefix: Path) -> None:
+        self.parts = [StoreFile(path.with_suffix("")) for path in find_shards(prefix, ".idx")]
+        self.dtype = self.parts[0].dtype
+        self.tokens = joined([part.tokens for part in self.parts])
+        self.lengths = joined([part.lengths for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def release(self) -> None:
+        """Give back the memory of tokens that were read (`prealign.corpus.shards.release`)."""
+        for part in self.parts:
+            release(part.tokens)
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return sum(max(len(part.document_indices) - 1, 0) for part in self.parts)
+
+
+class StoreFile:
+    """One ``.bin`` with its ``.idx``. ``tokens``, ``lengths``: as of `TokenStore`. ``document_indices``: index of each
+    document's first sequence, and one past the last."""
 
     def __init__(self, prefix: Path) -> None:
         index_path = prefix.with_name(prefix.name + ".idx")
@@ -138,11 +169,3 @@ class TokenStore:
         total = bin_size // self.dtype.itemsize
         # a plain view of the memory map: a slice of numpy.memmap costs ten times as much as one of an array
         self.tokens = np.asarray(np.memmap(bin_path, dtype=self.dtype, mode="r")) if total else np.empty(0, self.dtype)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def documents(self) -> int:
-        """Number of documents."""
-        return max(len(self.document_indices) - 1, 0)

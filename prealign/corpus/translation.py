@@ -54,7 +54,12 @@ class WordTranslation:
         self.prompt = Prompt.of(recipe)
         self.say = say
         self.all_words = self._source_words()
-        wanted = [(word, case) for word, count, case in self.all_words if count >= recipe.lexicon.min_count]
+        fragments = {word.lower() for word in recipe.languages[recipe.source_language].fragments}
+        wanted = [
+            (word, case)
+            for word, count, case in self.all_words
+            if count >= recipe.lexicon.min_count and word not in fragments
+        ]
         wanted = wanted[: max(1, round(self.settings.top_fraction * len(wanted)))][:limit]
         self.words = {word: _as_written(word, case) for word, case in wanted if len(word) <= MAX_WORD_LENGTH}
         """What is asked for: word -> as the text writes it, most frequent first."""

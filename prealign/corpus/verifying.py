@@ -16,6 +16,9 @@ from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 
+_DOCUMENTS = 1 << 15
+"""Looked at together; each can lie on a page of its own."""
+
 
 def verify_data(data: PreparedData, say: Callable[[str], None]) -> None:
     """Hash every file again, then check what the files say against each other. Raises `UserError` for the first
@@ -51,8 +54,8 @@ def _check_store(data: PreparedData, name: str, artefact: Artefact, split: str) 
     end_of_document = shift + block - 1
 
     def check(chunk: tuple[int, int]) -> tuple[int, int, int, int]:
-        tokens = store.tokens[slice(*chunk)]
-        _, starts, _, ordinal = words_of_chunk(store, words, *chunk)
+        tokens, starts, _, ordinal = words_of_chunk(store, words, *chunk)
+        tokens = tokens[: chunk[1] - chunk[0]]
         outside = np.count_nonzero((tokens < shift) | (tokens > end_of_document))
         return int(outside), int(np.count_nonzero(tokens == end_of_document)), len(starts), ordinal
 
@@ -67,11 +70,19 @@ def _check_store(data: PreparedData, name: str, artefact: Artefact, split: str) 
     _expect(artefact, f"{split}.bin: tokens", len(store), facts[f"{split}_tokens"])
     _expect(artefact, f"{split}.bin: end-of-document tokens", ends, facts[f"{split}_documents"])
     _expect(artefact, f"{split}.idx: documents", store.documents, facts[f"{split}_documents"])
-    _expect(artefact, f"{split}.idx: tokens", int(store.lengths.sum(dtype=np.int64)), len(store))
-    last = np.cumsum(store.lengths, dtype=np.int64) - 1
     _expect(
-        artefact, f"{split}.idx: documents that end elsewhere", int((store.tokens[last] != end_of_document).sum()), 0
+        artefact,
+        f"{split}.idx: tokens",
+        sum(int(shard.lengths.sum(dtype=np.int64)) for shard in store.parts),
+        len(store),
     )
+    elsewhere = 0
+    for shard in store.parts:
+        last = np.cumsum(shard.lengths, dtype=np.int64) - 1
+        for first in range(0, len(last), _DOCUMENTS):
+            elsewhere += int((shard.tokens[last[first : first + _DOCUMENTS]] != end_of_document).sum())
+            store.release()
+    _expect(artefact, f"{split}.idx: documents that end elsewhere", elsewhere, 0)
     _expect(artefact, f"{split}.words: tokens", words.tokens, len(store))
     _expect(artefact, f"{split}.words: words", words.words, facts[f"{split}_words"])
     _expect(artefact, f"{split}.words: words that start", seen, words.words)
@@ -104,6 +115,7 @@ def _check_codeswitch(data: PreparedData, artefact: Artefact) -> None:
     def check(chunk: tuple[int, int]) -> tuple[int, int]:
         tokens, starts, ends, ordinal = words_of_chunk(store, words, *chunk)
         entries = forms.read(np.array([ordinal]), np.array([len(starts)])).astype(np.int64)
+        forms.release()
         known = np.flatnonzero(entries)
         if len(known) and entries.max() > FORMS * len(lexicon):
             return len(known), len(known)

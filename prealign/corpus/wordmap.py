@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from prealign.corpus.shards import Pieces, find_shards, release
 from prealign.errors import UserError
 
 _MAGIC = b"PAWORDS\x00"
@@ -74,14 +75,72 @@ class WordMapWriter:
     def __enter__(self) -> "WordMapWriter":
         return self
 
+    def abandon(self) -> None:
+        """Leave the file as it is, not whole."""
+        self._file.close()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close() if kind else self.close()
+        self.abandon() if kind else self.close()
 
 
 class WordMap:
-    """A word map opened for reading; memory-mapped. ``tokens`` and ``words`` are its sizes."""
+    """A word map opened for reading, its shards as one; memory-mapped. ``tokens`` and ``words`` are its sizes."""
+
+    def __init__(self, path: Path) -> None:
+        self._parts = [WordMapFile(part) for part in find_shards(path.with_suffix(""), path.suffix)]
+        self._pieces = Pieces([part.tokens for part in self._parts])
+        self._words_before = np.cumsum([0, *(part.words for part in self._parts)], dtype=np.int64)
+        self.tokens = self._pieces.total
+        self.words = int(self._words_before[-1])
+
+    def bits(self, begin: int, end: int) -> np.ndarray:
+        """Of tokens ``begin:end``, two values each: whether a word starts with it, whether one ends with it; uint8,
+        0 or 1, ``[2 * (end - begin)]``."""
+        if len(self._parts) == 1:
+            return self._parts[0].bits(begin, end)
+        found = [self._parts[part].bits(first, last) for part, first, last in self._pieces.of(begin, end)]
+        return np.concatenate([np.empty(0, np.uint8), *found])
+
+    def ordinals(self, begin: np.ndarray) -> np.ndarray:
+        """Words that start before each of the tokens ``begin`` (int64 ``[n]``, below the number of tokens), int64."""
+        if len(self._parts) == 1:
+            return self._parts[0].ordinals(begin)
+        part = self._pieces.part(begin)
+        ordinals = self._words_before[part]
+        for number in np.unique(part):
+            here = part == number
+            ordinals[here] += self._parts[number].ordinals(begin[here] - self._pieces.begins[number])
+        return ordinals
+
+    def release(self) -> None:
+        """Give back the memory of bits that were read (`prealign.corpus.shards.release`)."""
+        for part in self._parts:
+            part.release()
+
+    def between(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """The words that lie wholly inside tokens ``begin:end``.
+
+        Returns ``(starts, ends, ordinal, stop)``: int64 token indices relative to ``begin``, the number of the first of
+        these words in the store, and the relative index up to which every word is whole (the start of a word that
+        ``end`` cuts, else ``end - begin``).
+        """
+        window = self.bits(begin, end)
+        starts = np.flatnonzero(window[0::2])
+        ends = np.flatnonzero(window[1::2]) + 1
+        ordinal = int(self.ordinals(np.array([begin]))[0]) if begin < self.tokens else self.words
+        if len(ends) and (not len(starts) or ends[0] <= starts[0]):
+            ends = ends[1:]  # the tail of a word that starts before the window
+        stop = end - begin
+        if len(starts) > len(ends):
+            stop = int(starts[-1])
+            starts = starts[:-1]
+        return starts, ends, ordinal, stop
+
+
+class WordMapFile:
+    """One ``.words``; `WordMap`'s sizes and methods."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -111,15 +170,16 @@ class WordMap:
             raise UserError(f"{path}: found {found} words, {self.words} by its header; prepare it again")
 
     def bits(self, begin: int, end: int) -> np.ndarray:
-        """Of tokens ``begin:end``, two values each: whether a word starts with it, whether one ends with it; uint8,
-        0 or 1, ``[2 * (end - begin)]``."""
         first = begin // 4
         return np.unpackbits(self._bits[first : -(-end // 4)], count=2 * (end - 4 * first), bitorder="little")[
             2 * (begin - 4 * first) :
         ]
 
+    def release(self) -> None:
+        release(self._bits)
+        release(self._ranks)
+
     def ordinals(self, begin: np.ndarray) -> np.ndarray:
-        """Words that start before each of the tokens ``begin`` (int64 ``[n]``, below the number of tokens), int64."""
         block = begin // _RANK_STRIDE
         ordinal = self._ranks[block].astype(np.int64)
         if not np.any(begin % _RANK_STRIDE):
@@ -128,22 +188,3 @@ class WordMap:
         packed = self._bits.take(block[:, None] * (_RANK_STRIDE // 4) + place, mode="clip")
         tokens = np.clip(begin[:, None] % _RANK_STRIDE - 4 * place, 0, 4)
         return ordinal + np.bitwise_count(packed & _STARTS_BEFORE[tokens]).sum(axis=1, dtype=np.int64)
-
-    def between(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """The words that lie wholly inside tokens ``begin:end``.
-
-        Returns ``(starts, ends, ordinal, stop)``: int64 token indices relative to ``begin``, the number of the first of
-        these words in the store, and the relative index up to which every word is whole (the start of a word that
-        ``end`` cuts, else ``end - begin``).
-        """
-        window = self.bits(begin, end)
-        starts = np.flatnonzero(window[0::2])
-        ends = np.flatnonzero(window[1::2]) + 1
-        ordinal = int(self.ordinals(np.array([begin]))[0]) if begin < self.tokens else self.words
-        if len(ends) and (not len(starts) or ends[0] <= starts[0]):
-            ends = ends[1:]  # the tail of a word that starts before the window
-        stop = end - begin
-        if len(starts) > len(ends):
-            stop = int(starts[-1])
-            starts = starts[:-1]
-        return starts, ends, ordinal, stop

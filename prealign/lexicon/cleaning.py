@@ -21,6 +21,7 @@ _EXAMPLES = 5
 
 REASONS = {
     "source is not a word": "the source side is empty, several words, or has other characters than letters",
+    "fragment": "the source side is what an apostrophe leaves of a word (languages.*.fragments)",
     "not in the text": "the source word does not occur in the source language's training text (often enough)",
     "empty": "nothing is left without brackets and markup",
     "affix": "a part of a word, written with a hyphen or an ellipsis",
@@ -30,6 +31,7 @@ REASONS = {
     "script": "letters of a script that is not among languages.*.scripts",
     "length": "shorter or longer than languages.*.word_length",
     "repeated": "given before by the same dictionary, maybe in another case",
+    "shared by too many": "given for more source words than lexicon.max_sources",
     "beyond the best": "more translations than lexicon.max_translations",
     "held out": "one of its words is on the list of held-out words",
 }
@@ -47,7 +49,8 @@ class Dropped:
         self.counts[reason] += 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            examples.append(f"{source} = {translation}")
+            # JSON can hold halves of surrogate pairs, which no file can
+            examples.append(f"{source} = {translation}".encode("utf-8", "replace").decode())
 
     def as_dict(self) -> dict[str, dict[str, object]]:
         """``{reason: {"pairs": n, "examples": [...]}}`` in the order of `REASONS`."""
@@ -63,6 +66,7 @@ class Cleaner:
 
     def __init__(self, language: Language, max_words: int) -> None:
         self._leading = {word.lower() for word in language.leading_words}
+        self._fragments = {word.lower() for word in language.fragments}
         self._marks = dict.fromkeys(map(ord, language.optional_marks))
         self._cased = language.cased
         self._shortest, self._longest = language.word_length
@@ -103,6 +107,10 @@ class Cleaner:
         if not self._shortest <= len(text) <= self._longest:
             return "", "length"
         return text, ""
+
+    def is_fragment(self, word: str) -> bool:
+        """Whether a cleaned word is one of the language's `fragments`."""
+        return word.lower() in self._fragments
 
     def key(self, word: str) -> str:
         """What words are compared by: normalised, in lower case, without optional marks."""

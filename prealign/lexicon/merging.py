@@ -1,5 +1,6 @@
 """Any number of dictionaries -> one table, every pair with where it comes from."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -47,6 +48,9 @@ class Merger:
             if not _ONE_WORD.fullmatch(source):
                 dropped.add("source is not a word", pair.source, pair.translation)
                 continue
+            if self._source.is_fragment(source):
+                dropped.add("fragment", pair.source, pair.translation)
+                continue
             cleaner = self._targets[pair.language]
             spelling, reason = cleaner.clean(pair.translation)
             if reason:
@@ -68,14 +72,18 @@ class Merger:
         clones: list[str],
         min_count: int,
         max_translations: int | None = None,
+        max_sources: int | None = None,
     ) -> Iterator[Entry]:
         """Entries of the counted words that have a translation, in the order of ``counts``.
 
         ``counts``: (word, occurrences, usual case). ``clones``: languages in which every word is its own clone. A
         word's translations stand in this order: more dictionaries first, then the better rank, then the first read; at
-        most ``max_translations`` of a language stay.
+        most ``max_translations`` of a language stay. Before that, translations that more than ``max_sources`` words of
+        the dictionaries share are left out.
         When the iteration ends, words that no count named are counted as "not in the text".
         """
+        if max_sources is not None:
+            self._drop_shared(max_sources)
         met: set[str] = set()
         for word, count, case in counts:
             if count < min_count:
@@ -97,3 +105,17 @@ class Merger:
                 for language, known in languages.items():
                     for item in known.values():
                         self.dropped[language].add("not in the text", key, item.spelling)
+
+    def _drop_shared(self, max_sources: int) -> None:
+        shared = Counter(
+            (language, key)
+            for languages in self._known.values()
+            for language, known in languages.items()
+            for key in known
+        )
+        too_many = {of for of, words in shared.items() if words > max_sources}
+        for word, languages in self._known.items() if too_many else []:
+            for language, known in languages.items():
+                for key in [key for key in known if (language, key) in too_many]:
+                    self.dropped[language].add("shared by too many", word, known.pop(key).spelling)
+            self._known[word] = {language: known for language, known in languages.items() if known}

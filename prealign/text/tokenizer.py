@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -52,8 +53,9 @@ class Tokenizer:
         return np.concatenate([self._ordinary(piece) for piece in pieces])
 
     def _ordinary(self, text: str) -> np.ndarray:
-        # a list first: tiktoken's encode_to_numpy looks for special tokens and takes half as long again
-        return np.array(self._encoding.encode_ordinary(text), dtype=np.uint32)
+        # a list first: tiktoken's encode_to_numpy looks for special tokens and takes half as long again; an array takes
+        # the integers out of a list in a third of NumPy's time
+        return np.frombuffer(array("I", self._encoding.encode_ordinary(text)), dtype=np.uint32)
 
     def encode_ordinary_batch(self, texts: list[str], threads: int) -> list[list[int]]:
         """tiktoken's own function, the yardstick of preparation."""
@@ -70,6 +72,10 @@ class Tokenizer:
             parts.append(self._encoding.decode(run))
             run = []
         return END_OF_DOCUMENT.join(parts)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token, maybe a part of a character; end-of-document has none."""
+        return b"" if token == self.end_of_document else self._encoding.decode_single_token_bytes(token)
 
     @property
     def fingerprint(self) -> str:

@@ -1,8 +1,11 @@
 """Stores are built in parallel, in bounded memory, and go on where a killed build stopped."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,11 @@ from prealign.corpus import building
 from prealign.corpus.building import SeenDocuments, build_stores, document_hash
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
-from prealign.corpus.pool import ordered_map
+from prealign.corpus.pool import in_child, ordered_map
 from prealign.corpus.prepared import open_data
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
+from prealign.errors import UserError
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 
 
@@ -26,9 +30,13 @@ def documents() -> Iterator[str]:
         yield json.loads(line)["text"]
 
 
-def build(folder: Path, data_dir: Path, texts: Iterator[str]) -> dict[str, int]:
+def build(folder: Path, data_dir: Path, texts: Iterator[str], shard_tokens: int | None = None) -> dict[str, int]:
     tokenizer = open_data(tiny_recipe(data_dir)).tokenizer
-    return build_stores(texts, folder, tokenizer, 600, 0, lambda digest: "heldout" if digest[0] < 26 else "train")
+
+    def split(digest: bytes) -> str:
+        return "heldout" if digest[0] < 26 else "train"
+
+    return build_stores(texts, folder, tokenizer, 600, 0, split, shard_tokens=shard_tokens)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,18 +56,18 @@ def test_every_document_is_new_once(batches: list[list[int]]) -> None:
         assert new.tolist() == expected
 
 
-@pytest.mark.parametrize("characters", [2_000, 50_000])
+@pytest.mark.parametrize(("characters", "shard_tokens"), [(2_000, None), (50_000, None), (20_000, 9_000)])
 def test_batches_and_interruptions_do_not_show(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int, shard_tokens: int | None
 ) -> None:
     """Built in one batch, in many on all cores, and in several attempts of which each broke off: the same bytes."""
     (tmp_path / "once").mkdir()
-    facts = build(tmp_path / "once", data_dir, documents())
+    facts = build(tmp_path / "once", data_dir, documents(), shard_tokens)
     monkeypatch.setattr(building, "_BATCH_CHARACTERS", characters)
     monkeypatch.setattr(building, "_SECONDS_BETWEEN_COMMITS", 0.0)
     folder = tmp_path / "often"
     folder.mkdir()
-    assert build(folder, data_dir, documents()) == facts
+    assert build(folder, data_dir, documents(), shard_tokens) == facts
     assert contents(folder) == contents(tmp_path / "once")
     shutil.rmtree(folder)
     folder.mkdir()
@@ -73,12 +81,13 @@ def test_batches_and_interruptions_do_not_show(
     total = sum(1 for _ in documents())
     for after in (total // 3, total // 2, total - 1):
         with pytest.raises(KeyboardInterrupt):
-            build(folder, data_dir, breaking_off(after))
-        for name in ("train.bin", "train.words", "heldout.lengths"):  # what was written after the last commit
+            build(folder, data_dir, breaking_off(after), shard_tokens)
+        last = max(path.stem for path in folder.glob("train*.bin"))
+        for name in (f"{last}.bin", f"{last}.words", "heldout.lengths"):  # what was written after the last commit
             with (folder / name).open("ab") as file:
                 file.write(b"half a batch")
     assert json.loads((folder / building.PROGRESS).read_text())["batches"] > 1
-    assert build(folder, data_dir, documents()) == facts
+    assert build(folder, data_dir, documents(), shard_tokens) == facts
     assert contents(folder) == contents(tmp_path / "once")
 
 
@@ -114,3 +123,16 @@ def test_results_come_in_order_and_failures_come_through() -> None:
     with pytest.raises(ZeroDivisionError):
         list(ordered_map(lambda number: 1 // (number - 20), range(50)))
     assert list(ordered_map(np.sqrt, [])) == []
+
+
+def test_work_in_a_child_comes_back_or_fails_as_it_does_here() -> None:
+    parent = os.getpid()
+    assert in_child(lambda: os.getpid() != parent)
+    with pytest.raises(UserError, match="a file is missing"):
+        in_child(lambda: refuse("a file is missing"))
+    with pytest.raises(BrokenProcessPool):
+        in_child(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def refuse(message: str) -> None:
+    raise UserError(message)

@@ -1,16 +1,18 @@
 """Preparation end to end on real text: what is built, what is rebuilt, what is refused."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from prealign.config import Recipe
+from prealign.corpus import building
 from prealign.corpus.loader import StageDataset
 from prealign.corpus.mixture import Mixture
 from prealign.corpus.prepared import open_data
-from prealign.corpus.preparing import prepare
+from prealign.corpus.preparing import _as_if_more, prepare
 from prealign.corpus.store import TokenStore
 from prealign.errors import UserError
 from prealign.training.plan import Account, pretrain_plan
@@ -296,3 +298,42 @@ def test_two_preparations_of_one_folder_do_not_mix(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another preparation"):
             prepared(recipe)
+
+
+def test_text_without_spaces_trains_the_tokenizer_in_part_at_its_whole_weight(tmp_path: Path) -> None:
+    """Every eighth or so of its characters is taken; the tokenizer still learns what the text is made of."""
+    words = ["世界", "朋友", "今天", "老师"]
+    documents = ["".join(words[(number + place) % 4] for place in range(9)) + str(number) for number in range(400)]
+    (tmp_path / "zh.txt").write_text("\n\n".join(documents))
+    chinese = {"tokens": 10_240, "text": {"files": [str(tmp_path / "zh.txt")]}}
+    recipe = tiny_recipe(tmp_path / "data", languages={"en": tiny_recipe(tmp_path).languages["en"].model_dump()})
+    recipe = tiny_recipe(
+        tmp_path / "data", languages=recipe.model_dump(mode="json")["languages"] | {"zh": chinese}, model={"context": 8}
+    )
+    texts = list(_as_if_more(iter(documents)))
+    assert len(texts) == pytest.approx(len(documents), rel=0.1)
+    assert len(set(texts)) == pytest.approx(len(documents) / 8, rel=0.1)
+    prepared(recipe)
+    tokenizer = open_data(recipe).tokenizer
+    assert all(len(tokenizer.encode(word)) == 1 for word in words)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written stays; with room the same command goes on and gives what an undisturbed one gives."""
+    monkeypatch.setattr(building, "_BATCH_CHARACTERS", 20_000)
+    monkeypatch.setattr(building, "_SECONDS_BETWEEN_COMMITS", 0.0)
+    recipe = tiny_recipe(tmp_path / "data", data={"shard_tokens": 20_000})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"data/en: cannot be written \(File too large\); free space") as caught:
+            prepared(recipe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    progress = json.loads((recipe.data.dir / ".en.partial" / building.PROGRESS).read_text())
+    assert progress["batches"] > 0
+    prepared(recipe)
+    again = tiny_recipe(tmp_path / "undisturbed", data={"shard_tokens": 20_000})
+    prepared(again)
+    assert open_data(recipe).fingerprint == open_data(again).fingerprint

@@ -180,6 +180,29 @@ def test_preparation_killed_at_any_moment_is_made_good(data_dir: Path, tmp_path:
     assert names == {".input_hashes.json", ".lock", "tokenizer", "en", "clone", "codeswitch"} | table
 
 
+@pytest.mark.parametrize("at", ["tokenizer", ".en.partial"])
+def test_control_c_ends_preparation_at_once_and_keeps_what_it_did(tmp_path: Path, at: str) -> None:
+    """The terminal's signal reaches every process of the group, working ones too."""
+    lines = [line for path in sorted(SAMPLE_TEXT.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    texts = [json.loads(line)["text"] + f" {number}" for number in range(8) for line in lines]
+    (tmp_path / "en.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    english = {"tokens": 40_960, "text": {"files": [str(tmp_path / "en.jsonl")]}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(tiny_recipe(tmp_path / "data", languages={"en": english})))
+    command = [sys.executable, "launchers/prepare.py", "--config", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    default = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **default)
+    while process.poll() is None and not list((tmp_path / "data").glob(f"*{at}*")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert finish(start(command[1:]))[0] == 0
+
+
 def test_hard_text_goes_through(tmp_path: Path) -> None:
     """Ten megabytes in one line, a million spaces, undecodable bytes: legal text, prepared and trained on."""
     text = tmp_path / "text"

@@ -1,5 +1,7 @@
 """Several dictionaries become one table that says where each pair comes from."""
 
+import json
+
 from prealign.config.languages import language_facts
 from prealign.config.texts import Language
 from prealign.lexicon.cleaning import Cleaner
@@ -58,6 +60,38 @@ def test_clones_and_rare_words() -> None:
     assert entries[0].translations == {"clone": ["light"], "de": ["Licht"]}
     assert entries[1].translations == {"clone": ["piano"]}
     assert "clone" not in entries[0].sources
+
+
+def test_what_an_apostrophe_leaves_is_no_word() -> None:
+    """ "I'll" and "don't" are no reason to write what a dictionary gives for "ll" and "don"."""
+    tables = merger("de")
+    tables.add("d", [Pair("de", "ll", "von", 0), Pair("de", "Don", "anziehen", 0), Pair("de", "light", "Licht", 0)])
+    counts = [("ll", 9, 0), ("light", 5, 0), ("don", 5, 0)]
+    assert [entry.word for entry in tables.join(counts, [], min_count=1)] == ["light"]
+    assert tables.dropped["de"].counts == {"fragment": 2}
+
+
+def test_half_a_surrogate_pair_is_left_out_and_can_be_written() -> None:
+    tables = merger("de")
+    tables.add("d", [Pair("de", "light", "Li\ud800cht", 0), Pair("de", "piano", "Klavier", 0)])
+    assert [entry.word for entry in tables.join(COUNTS, [], min_count=1)] == ["piano"]
+    assert tables.dropped["de"].as_dict() == {"characters": {"pairs": 1, "examples": ["light = Li?cht"]}}
+    json.dumps(tables.dropped["de"].as_dict(), ensure_ascii=False).encode()
+
+
+def test_translations_that_too_many_words_share_are_left_out() -> None:
+    """A label that a dictionary's reader took for a word; the next best translation comes in its place."""
+    tables = merger("ru", "de")
+    words = ["light", "piano", "rare"]
+    tables.add("d", [Pair("ru", word, "от", 0) for word in words] + [Pair("ru", "light", "свет", 1)])
+    tables.add("e", [Pair("de", word, "von", 0) for word in words[:2]])
+    entries = {e.word: e for e in tables.join(COUNTS, [], min_count=1, max_translations=1, max_sources=2)}
+    assert {word: entry.translations for word, entry in entries.items()} == {
+        "light": {"ru": ["свет"], "de": ["von"]},
+        "piano": {"de": ["von"]},
+    }
+    assert tables.dropped["ru"].counts == {"shared by too many": 3}
+    assert not tables.dropped["de"].counts
 
 
 def test_best_translations_only() -> None:
