@@ -13,7 +13,7 @@ EXACT = {"kind", "stage", "step", "tokens", "switch_ratio", "switch_ratio_all_wo
 """Equal for every layout: which samples a step has, what is replaced in them, and the schedule."""
 
 
-def recipe_of(data_dir: Path, zero_stage: int, micro: int = 4, **changes: Any) -> Recipe:
+def recipe_of(data_dir: Path, zero_stage: int, micro: int = 4, tensor: int = 1, **changes: Any) -> Recipe:
     """25 steps of pretraining, a checkpoint at every 5th."""
     english = tiny_recipe(data_dir).languages["en"].model_dump()
     changes = {
@@ -22,7 +22,7 @@ def recipe_of(data_dir: Path, zero_stage: int, micro: int = 4, **changes: Any) -
             "clone": {"tokens": 4_000, "clone_of": "en", "clone_share": 0.2},
         },
         "stages": ["pretrain"],
-        "parallel": {"precision": "fp32", "zero_stage": zero_stage},
+        "parallel": {"precision": "fp32", "zero_stage": zero_stage, "tensor_parallel_size": tensor},
         "batch": {"global_batch_size": 16, "micro_batch_size": micro},
         "checkpoint": {"every": 5, "keep": 3},
         "evaluation": {"every": 1000, "tokens": 500, "probe_words": 10},
@@ -60,7 +60,8 @@ def test_a_damaged_checkpoint_and_another_layout(
     code, _, stderr = finish(start(train_arguments(recipe_of(data_dir, 3, micro=2), folder), 1))
     assert code == 0, stderr
     assert f"DAMAGED CHECKPOINT {damaged}: rank-00001-000.safetensors has SHA-256" in stderr
-    assert "'ranks': 2, 'zero_stage': 1}; going on with {'ranks': 1, 'zero_stage': 3}" in stderr
+    layouts = ["{'ranks': 2, 'tensor_ranks': 1, 'zero_stage': 1}", "{'ranks': 1, 'tensor_ranks': 1, 'zero_stage': 3}"]
+    assert f"written with {layouts[0]}; going on with {layouts[1]}" in stderr
     assert "Traceback" not in stderr
     assert_same_course(metrics(folder), undisturbed)
 
@@ -69,18 +70,20 @@ def test_a_damaged_checkpoint_and_another_layout(
 @pytest.mark.parametrize(
     "course",
     [
-        [(2, 1), (1, 1), (4, 1), (2, 1)],
-        [(2, 1), (2, 2), (2, 3), (2, 0)],
-        [(2, 0), (1, 3), (4, 2), (2, 1)],
+        [(2, 1, 1), (1, 1, 1), (4, 1, 1), (2, 1, 1)],
+        [(2, 1, 1), (2, 2, 1), (2, 3, 1), (2, 0, 1)],
+        [(2, 0, 1), (1, 3, 1), (4, 2, 1), (2, 1, 1)],
+        [(2, 1, 1), (2, 1, 2), (4, 2, 2), (1, 1, 1)],
     ],
-    ids=["ranks 2-1-4-2", "ZeRO 1-2-3-0", "both"],
+    ids=["ranks 2-1-4-2", "ZeRO 1-2-3-0", "both", "tensor 1-2-2-1"],
 )
 def test_ranks_and_stages_change_again_and_again(
-    undisturbed: list[dict[str, Any]], data_dir: Path, tmp_path: Path, course: list[tuple[int, int]]
+    undisturbed: list[dict[str, Any]], data_dir: Path, tmp_path: Path, course: list[tuple[int, int, int]]
 ) -> None:
-    for number, (ranks, stage) in enumerate(course, start=1):
+    """``course``: ranks, ZeRO stage and tensor ranks of each part."""
+    for number, (ranks, stage, tensor) in enumerate(course, start=1):
         options = ["--stop-after", str(6 * number)] if number < len(course) else []
-        train(recipe_of(data_dir, stage), tmp_path / "run", ranks, *options)
+        train(recipe_of(data_dir, stage, tensor=tensor), tmp_path / "run", ranks, *options)
     steps = {row["step"] for row in undisturbed if row["kind"] == "eval"}
     rows = [row for row in metrics(tmp_path / "run") if row["kind"] == "train" or row["step"] in steps]
     assert_same_course(rows, undisturbed)  # but for the evaluations where a part ended
