@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from prealign.config.evaluation import Evaluation
 from prealign.config.languages import with_facts
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.texts import Language, Share
@@ -196,17 +197,6 @@ class Parallel(Section):
     """`full` recomputes every block in the backward pass."""
 
 
-class Evaluation(Section):
-    """Held-out perplexity per language and the cosine of aligned words."""
-
-    every: Count = 1000
-    """Steps between evaluations; there is always one at the end of a stage."""
-    tokens: Count = 1_000_000
-    """At most this many held-out tokens per language."""
-    probe_words: Count = 1000
-    """Aligned word pairs whose cosine is watched."""
-
-
 class Checkpoint(Section):
     every: Count = 1000
     """Steps between checkpoints; there is always one at the end of a stage."""
@@ -322,6 +312,7 @@ class Recipe(Section):
                     f"other words than the original's; expected clone_level: token"
                 )
         self._check_mixture()
+        self._check_evaluation()
         last = self.model.layers + (not self.model.tied_embeddings)
         if isinstance(self.align.layers, list):
             chosen = self.align.layers
@@ -334,6 +325,11 @@ class Recipe(Section):
         if "align" in self.stages and self.pretrain.init_from is not None:
             raise ValueError("pretrain.init_from: found a folder beside the stage 'align'; expected stages: [pretrain]")
         return self
+
+    def _check_evaluation(self) -> None:
+        for name in self.evaluation.parallel:
+            if name not in self.targets:
+                raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")
 
     def _check_mixture(self) -> None:
         dotted = [name for name in self.languages if "." in name]
