@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from prealign.config.evaluation import Evaluation
+from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.texts import Language, Share
@@ -274,6 +275,7 @@ class Recipe(Section):
     codeswitch: CodeSwitch = CodeSwitch()
     parallel: Parallel = Parallel()
     evaluation: Evaluation = Evaluation()
+    facts: Facts | None = None
     checkpoint: Checkpoint = Checkpoint()
     anomalies: Anomalies = Anomalies()
     watchdog: Watchdog = Watchdog()
@@ -327,6 +329,9 @@ class Recipe(Section):
         return self
 
     def _check_evaluation(self) -> None:
+        for name in self.facts_languages:
+            if name not in self.languages:
+                raise ValueError(f"facts.learned_in: found '{name}'; expected languages of {list(self.languages)}")
         for name in self.evaluation.parallel:
             if name not in self.targets:
                 raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")
@@ -354,12 +359,30 @@ class Recipe(Section):
 
     @property
     def sources(self) -> dict[str, Share]:
-        """What the sample stream draws on, in its numbering: every language's own text, then the extra texts."""
+        """What the sample stream draws on, in its numbering: every language's own text, the extra texts, then facts."""
         extra = {f"{name}.{key}": item for name, lang in self.languages.items() for key, item in lang.sources.items()}
-        return dict(self.languages) | extra
+        facts = self.facts.sources(self.facts_languages, self.model.context) if self.facts is not None else {}
+        return dict(self.languages) | extra | facts
+
+    @property
+    def extra_texts(self) -> list[str]:
+        """Those of `sources` that a recipe gives beside the languages' own text."""
+        return [name for name in list(self.sources)[len(self.languages) :] if facts_period(name) is None]
+
+    @property
+    def facts_languages(self) -> list[str]:
+        """Languages in which facts are written."""
+        if self.facts is None:
+            return []
+        if self.facts.learned_in is not None:
+            return self.facts.learned_in
+        clones = [name for name in self.clones if self.languages[name].clone_of == self.source_language]
+        return [self.source_language, *clones]
 
     def source_key(self, source: str) -> str:
         """Where one of `sources` stands in the recipe."""
+        if (period := facts_period(source)) is not None:
+            return f"facts.periods[{period}]"
         language, _, extra = source.partition(".")
         return f"languages.{language}.sources.{extra}" if extra else f"languages.{language}"
 

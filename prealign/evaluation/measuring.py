@@ -8,6 +8,7 @@ from typing import Any
 from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import World
+from prealign.evaluation.facts import FactsTest, facts_now, facts_over_periods
 from prealign.evaluation.language_model import heldout_losses, summarise
 from prealign.evaluation.mexa import mexa_of_pairs, sentence_pairs
 from prealign.evaluation.results import NotMeasured
@@ -102,7 +103,25 @@ def mexa(subject: Subject) -> Result:
     return {language: _or_reason(lambda language=language: of(language)) for language in subject.recipe.targets}
 
 
-METRICS: dict[str, Callable[[Subject], Result]] = {"lm": language_model, "alignment": alignment, "mexa": mexa}
+def facts(subject: Subject) -> Result:
+    """Injected facts: what training measured at the ends of periods, and this model on the last period's."""
+    test = FactsTest.of(subject.data)
+    if test is None:
+        raise NotMeasured("the recipe has no facts")
+    if subject.stage != "pretrain":
+        raise NotMeasured("facts are in the text of the pretrain stage only")
+    return {
+        "over_periods": _or_reason(lambda: facts_over_periods(test, subject.run / "metrics.jsonl", subject.step)),
+        "now": facts_now(test, subject.model, subject.world, subject.step),
+    }
+
+
+METRICS: dict[str, Callable[[Subject], Result]] = {
+    "lm": language_model,
+    "alignment": alignment,
+    "mexa": mexa,
+    "facts": facts,
+}
 
 
 def _or_reason(take: Callable[[], Result]) -> Result:

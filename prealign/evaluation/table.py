@@ -62,8 +62,29 @@ def _mexa(result: dict[str, Any]) -> Iterator[Row]:
             yield "MEXA", language, f"{of['mean']:.3f}", note
 
 
+def _facts(result: dict[str, Any]) -> Iterator[Row]:
+    over = result["over_periods"]
+    if "skipped" in over:
+        yield "facts, ends of periods", "", "-", f"skipped: {over['skipped']}"
+    for panel, of in over.get("panels", {}).items():
+        for name, found in of.items():
+            interval = found["interval"]
+            note = f"95 % interval over {len(over['periods'])} periods " + (_percent(interval) if interval else "-")
+            yield f"facts, {name}", panel, f"{100 * found['accuracy']:.1f} %", f"{note}; chance 25 %"
+    now = result["now"]
+    for panel, of in now["panels"].items():
+        for name, found in of.items():
+            note = f"this model on period {now['period']}, which ended at step {now['ended_at']}"
+            value = f"{100 * found['accuracy']:.1f} %"
+            yield f"facts now, {name}", panel, value, f"{note}; 95 % interval {_percent(found['interval'])}"
+
+
+def _percent(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-_ROWS = {"lm": _language_model, "alignment": _alignment, "mexa": _mexa}
+_ROWS = {"lm": _language_model, "alignment": _alignment, "mexa": _mexa, "facts": _facts}
