@@ -10,6 +10,7 @@ from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import World
 from prealign.evaluation.facts import FactsTest, facts_now, facts_over_periods
 from prealign.evaluation.language_model import heldout_losses, summarise
+from prealign.evaluation.leakage import leakage
 from prealign.evaluation.mexa import mexa_of_pairs, sentence_pairs
 from prealign.evaluation.results import NotMeasured
 from prealign.evaluation.retrieval import retrieval
@@ -116,11 +117,19 @@ def facts(subject: Subject) -> Result:
     }
 
 
+def leaked(subject: Subject) -> Result:
+    """Share of sampled continuations of source-language text that hold target languages."""
+    if not subject.recipe.targets:
+        raise NotMeasured("there is no target language")
+    return leakage(subject.model, subject.data, subject.world)
+
+
 METRICS: dict[str, Callable[[Subject], Result]] = {
     "lm": language_model,
     "alignment": alignment,
     "mexa": mexa,
     "facts": facts,
+    "leakage": leaked,
 }
 
 

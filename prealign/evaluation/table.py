@@ -79,6 +79,17 @@ def _facts(result: dict[str, Any]) -> Iterator[Row]:
             yield f"facts now, {name}", panel, value, f"{note}; 95 % interval {_percent(found['interval'])}"
 
 
+def _leakage(result: dict[str, Any]) -> Iterator[Row]:
+    for language, of in result.items():
+        if language in ("examples", "decoding", "prompts") or (language == "any" and len(result) == 5):
+            continue
+        note = (
+            f"95 % interval {100 * of['interval'][0]:.2f} to {100 * of['interval'][1]:.2f}; {of['samples']:,} samples"
+        )
+        by = f"; by {of['found_by']}" if "found_by" in of else ""
+        yield "leakage", language, f"{100 * of['share']:.2f} %", note + by
+
+
 def _percent(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
@@ -87,4 +98,4 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-_ROWS = {"lm": _language_model, "alignment": _alignment, "mexa": _mexa, "facts": _facts}
+_ROWS = {"lm": _language_model, "alignment": _alignment, "mexa": _mexa, "facts": _facts, "leakage": _leakage}
