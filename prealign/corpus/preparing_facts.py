@@ -7,8 +7,8 @@ from typing import Any
 from prealign.config import Recipe
 from prealign.corpus.artefact import Artefact, InputHashes
 from prealign.corpus.counting import read_counts
-from prealign.corpus.facts.building import build_period, period_folder
-from prealign.corpus.facts.drawing import draw_facts, write_facts
+from prealign.corpus.facts.building import build_period, check_room, period_folder, write_statements
+from prealign.corpus.facts.drawing import Fact, draw_facts, write_facts
 from prealign.corpus.facts.relations import BUILT_IN
 from prealign.corpus.facts.statements import Statements
 from prealign.lexicon.compiled import CompiledLexicon
@@ -69,12 +69,15 @@ def prepare_facts(
         facts = draw_facts(settings, recipe.facts_languages, relations, tokens, avoid)
         write_facts(folder / "facts.jsonl", facts)
         table = CompiledLexicon.load(lexicon.folder, lexicon.facts["languages"]) if lexicon is not None else None
-        for language in recipe.facts_languages:
+        groups: dict[tuple[str, int], list[Fact]] = {}
+        for fact in facts:
+            groups.setdefault((fact.language, fact.period), []).append(fact)
+        written = {key: write_statements(statements, group, key[1], key[0]) for key, group in groups.items()}
+        check_room(settings, list(written.values()), recipe.model.context)
+        for (language, period), pieces in written.items():
+            path = folder / period_folder(language, period)
             switched = table if language == recipe.source_language else None
-            for period in range(settings.periods):
-                mine = [fact for fact in facts if (fact.period, fact.language) == (period, language)]
-                path = folder / period_folder(language, period)
-                build_period(path, mine, statements, stores[language].folder, period, language, switched)
+            build_period(path, pieces, statements, stores[language].folder, period, language, switched)
         return {"count": len(facts), "statements": sum(fact.frequency for fact in facts)}
 
     return ensure("facts", KIND, inputs, build)

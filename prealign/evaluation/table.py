@@ -83,9 +83,8 @@ def _leakage(result: dict[str, Any]) -> Iterator[Row]:
     for language, of in result.items():
         if language in ("examples", "decoding", "prompts") or (language == "any" and len(result) == 5):
             continue
-        note = (
-            f"95 % interval {100 * of['interval'][0]:.2f} to {100 * of['interval'][1]:.2f}; {of['samples']:,} samples"
-        )
+        low, high = of["interval"]
+        note = f"95 % interval {100 * low:.2f} to {100 * high:.2f}; {of['samples']:,} samples"
         by = f"; by {of['found_by']}" if "found_by" in of else ""
         yield "leakage", language, f"{100 * of['share']:.2f} %", note + by
 

@@ -37,9 +37,24 @@ def period_folder(language: str, period: int) -> str:
     return f"{language}-{period}"
 
 
+def write_statements(statements: Statements, facts: list[Fact], period: int, language: str) -> list[Piece]:
+    """All statements of a period in a language, as they are trained on, in the order in which they fill samples.
+
+    ``facts``: of this period and language.
+    """
+    settings = statements.recipe.facts
+    assert settings is not None
+    written = [
+        _statement(statements, fact, language, repetition) for fact in facts for repetition in range(fact.frequency)
+    ]
+    number = list(statements.recipe.languages).index(language)
+    order = permute(np.arange(len(written)), len(written), int(mix(settings.seed, Draw.FACTS_ORDER, number, period)))
+    return [written[place] for place in order]
+
+
 def build_period(
     folder: Path,
-    facts: list[Fact],
+    written: list[Piece],
     statements: Statements,
     text: Path,
     period: int,
@@ -48,18 +63,16 @@ def build_period(
 ) -> None:
     """Write ``train`` store and word map, and with a ``lexicon`` the code-switch map.
 
-    ``facts``: of this period and language. ``text``: the folder with the language's own store, which fills samples up.
-    Raises `UserError` where the statements do not fit.
+    ``written``: the statements, which fit (`check_room`). ``text``: the folder with the language's own store, which
+    fills samples up.
     """
     recipe = statements.recipe
     settings = recipe.facts
     assert settings is not None
     context = recipe.model.context
-    written = [_statement(statements, fact, language, repetition) for fact, repetition in _repetitions(facts)]
     number = list(recipe.languages).index(language)
-    order = permute(np.arange(len(written)), len(written), int(mix(settings.seed, Draw.FACTS_ORDER, number, period)))
-    written = [written[place] for place in order]
-    cuts = _cuts(settings, [len(piece.tokens) for piece in written], context, f"period {period} in '{language}'")
+    cuts = pack([len(piece.tokens) for piece in written], settings.windows(context), statement_room(context))
+    assert cuts is not None
     filler = _Filler(TokenStore(text / "train"), WordMap(text / "train.words"))
     end = statements.end_of_document(language)
 
@@ -82,10 +95,6 @@ def build_period(
         )
 
 
-def _repetitions(facts: list[Fact]) -> Iterator[tuple[Fact, int]]:
-    return ((fact, repetition) for fact in facts for repetition in range(fact.frequency))
-
-
 def _statement(statements: Statements, fact: Fact, language: str, repetition: int) -> Piece:
     """A statement as it is trained on, its end-of-document token included."""
     template = fact.template_of(repetition, statements.templates(fact))
@@ -98,24 +107,26 @@ def _statement(statements: Statements, fact: Fact, language: str, repetition: in
     return Piece(np.append(ids, statements.end_of_document(language)), starts, ends)
 
 
-def _cuts(settings: Facts, lengths: list[int], context: int, what: str) -> list[int]:
-    """The first statement of every sample, and the number of statements. Raises `UserError` where they do not fit."""
-    found = pack(lengths, settings.windows(context), statement_room(context))
-    if found is not None:
-        return found
-    if max(lengths) > statement_room(context):
+def check_room(settings: Facts, groups: list[list[Piece]], context: int) -> None:
+    """Raise `UserError` where the statements of a period and language do not fit into the samples that they have."""
+    lengths = [[len(piece.tokens) for piece in group] for group in groups]
+    room, longest = statement_room(context), max(max(group) for group in lengths)
+    if longest > room:
         raise UserError(
-            f"facts: {what}: found a statement of {max(lengths)} tokens; expected at most {statement_room(context)} "
-            f"with model.context={context}; raise it, or give shorter templates (facts.relations)"
+            f"facts: found a statement of {longest} tokens; expected at most {room} with model.context={context}; "
+            f"raise it, or give shorter templates (facts.relations)"
         )
-    for needed in count(settings.statement_tokens + 1):
-        windows = settings.model_copy(update={"statement_tokens": needed}).windows(context)
-        if pack(lengths, windows, statement_room(context)) is not None:
-            break
-    raise UserError(
-        f"facts.statement_tokens: found {settings.statement_tokens}; the statements of {what} have "
-        f"{sum(lengths) / len(lengths):.1f} tokens on average and need {needed} to fit into samples; set it to that"
-    )
+
+    def fit(tokens: int) -> bool:
+        windows = settings.model_copy(update={"statement_tokens": tokens}).windows(context)
+        return all(pack(group, windows, room) is not None for group in lengths)
+
+    if not fit(settings.statement_tokens):
+        needed = next(tokens for tokens in count(settings.statement_tokens + 1) if fit(tokens))
+        raise UserError(
+            f"facts.statement_tokens: found {settings.statement_tokens}; the statements have up to {longest} tokens "
+            f"and need {needed} on average to fit into samples of {context}; set it to that"
+        )
 
 
 def pack(lengths: list[int], windows: int, room: int) -> list[int] | None:

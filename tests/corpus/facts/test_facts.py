@@ -173,7 +173,7 @@ def test_built_in_relations() -> None:
     ("changes", "message"),
     [
         ({"per_frequency": 7}, "facts.per_frequency: found 7; expected at least 8, 4 for each of 2 relations"),
-        ({"statement_tokens": 5}, "facts.statement_tokens: found 5; the statements of period 0 in 'en' have "),
+        ({"statement_tokens": 5}, "facts.statement_tokens: found 5; the statements have up to "),
         ({"relations": "/nowhere.yaml"}, "facts.relations: '/nowhere.yaml' cannot be read"),
     ],
 )
@@ -207,7 +207,7 @@ def test_the_advised_room_is_enough_and_other_facts_are_refused(tmp_path: Path) 
     recipe = facts_recipe(tmp_path, facts={"statement_tokens": 5})
     with pytest.raises(UserError) as error:
         prepare(recipe, silent)
-    advised = int(str(error.value).split(" and need ")[1].split()[0])
+    advised = int(str(error.value).split("and need ")[1].split()[0])
     recipe = facts_recipe(tmp_path, facts={"statement_tokens": advised})
     prepare(recipe, silent)
     open_data(recipe)
