@@ -21,6 +21,8 @@ from prealign.objectives.joint import JointModel
 
 _WORD = regex.compile(r"[\p{L}\p{M}]+")
 _EXAMPLES = 5
+_ROWS = 128
+"""Continuations that are sampled together on a rank."""
 
 Detector = Callable[[np.ndarray], bool]
 """Whether token ids (int64) hold something of a target language."""
@@ -42,11 +44,10 @@ def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, An
         )
     found = {name: detector(data, name) for name in recipe.targets}
     places, prompts = draw_prompts(data)
-    rows = max(1, recipe.batch.micro_batch_size * recipe.model.context // (settings.prompt_tokens + settings.length))
     leaked = torch.zeros((len(recipe.targets), len(prompts)), dtype=torch.int64, device=world.device)
     written: dict[int, np.ndarray] = {}
-    for first in range(world.rank * rows, len(prompts), rows * world.ranks):
-        numbers = np.arange(first, min(first + rows, len(prompts)))
+    for first in range(world.rank * _ROWS, len(prompts), _ROWS * world.ranks):
+        numbers = np.arange(first, min(first + _ROWS, len(prompts)))
         batch = torch.from_numpy(prompts[numbers]).to(world.device)
         tokens = sample(
             model, batch, settings.length, settings.temperature, recipe.vocab_size, settings.seed, numbers

@@ -9,7 +9,7 @@ import torch
 from prealign.corpus.prepared import PreparedData, open_data
 from prealign.corpus.preparing import prepare
 from prealign.distributed.world import World
-from prealign.evaluation.generation import sample
+from prealign.evaluation.generation import Cache, next_hidden_states, sample
 from prealign.evaluation.leakage import detector, draw_prompts, leakage
 from prealign.evaluation.results import NotMeasured
 from prealign.model.layout import Group, Layout
@@ -22,6 +22,18 @@ SETTINGS = {"samples": 60, "prompt_tokens": 8, "length": 6}
 
 def leaky(data_dir: Path, **changes: object):
     return tiny_recipe(data_dir, evaluation={"leakage": SETTINGS | changes})
+
+
+def test_hidden_states_of_new_tokens_are_the_models_own(data_dir: Path) -> None:
+    model = model_of(tiny_recipe(data_dir))
+    ids = torch.randint(0, 1200, (3, 12), generator=torch.Generator().manual_seed(4))
+    whole, _ = model.gpt(ids.flatten(), torch.arange(12).repeat(3), Layout((Group(3, 12),)))
+    cache: Cache = []
+    parts = [next_hidden_states(model, ids[:, :5], cache)]
+    parts += [next_hidden_states(model, ids[:, t : t + 1], cache) for t in range(5, 12)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole.view(3, 12, -1), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="found 2 new tokens behind 12"):
+        next_hidden_states(model, ids[:, :2], cache)
 
 
 def test_samples_follow_the_distribution(data_dir: Path) -> None:
