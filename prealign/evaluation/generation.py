@@ -24,8 +24,8 @@ def sample(
     """Continuations, int64 ``[n, length]``, of ``prompts`` (int64 ``[n, prompt]``) from the whole distribution.
 
     ``numbers [n]``: which samples these are; token ``t`` of sample ``k`` is drawn with a number that depends on
-    ``(seed, k, t)`` alone, so the same samples come out in any batches and on any ranks. Ids from ``vocab_size`` on are padding
-    of the embedding and never drawn. The prompts hold one document each.
+    ``(seed, k, t)`` alone, so the same samples come out in any batches and on any ranks. Ids from ``vocab_size`` on
+    are padding of the embedding and never drawn. The prompts hold one document each.
     """
     cache: Cache = []
     last, drawn = prompts, []
