@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from prealign.config.nli import Nli
 from prealign.config.sections import Count, Section
 
 
@@ -39,3 +40,4 @@ class Evaluation(Section):
     parallel_sentences: Annotated[int, Field(ge=2)] = 100
     """Sentence pairs per language that MEXA compares; 100 as in its paper (a larger set is a harder task)."""
     leakage: Leakage = Leakage()
+    nli: Nli | None = None

@@ -332,6 +332,9 @@ class Recipe(Section):
         for name in self.facts_languages:
             if name not in self.languages:
                 raise ValueError(f"facts.learned_in: found '{name}'; expected languages of {list(self.languages)}")
+        for name in self.evaluation.nli.test if self.evaluation.nli is not None else {}:
+            if name not in self.languages:
+                raise ValueError(f"evaluation.nli.test: found '{name}'; expected languages of {list(self.languages)}")
         for name in self.evaluation.parallel:
             if name not in self.targets:
                 raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")
@@ -382,7 +385,7 @@ class Recipe(Section):
     def source_key(self, source: str) -> str:
         """Where one of `sources` stands in the recipe."""
         if (period := facts_period(source)) is not None:
-            return f"facts.periods[{period}]"
+            return f"facts ({source.partition('.')[0]}, period {period})"
         language, _, extra = source.partition(".")
         return f"languages.{language}.sources.{extra}" if extra else f"languages.{language}"
 

@@ -12,6 +12,7 @@ from prealign.evaluation.facts import FactsTest, facts_now, facts_over_periods
 from prealign.evaluation.language_model import heldout_losses, summarise
 from prealign.evaluation.leakage import leakage
 from prealign.evaluation.mexa import mexa_of_pairs, sentence_pairs
+from prealign.evaluation.nli import transfer
 from prealign.evaluation.results import NotMeasured
 from prealign.evaluation.retrieval import retrieval
 from prealign.evaluation.seen_words import seen_and_unseen
@@ -124,12 +125,18 @@ def leaked(subject: Subject) -> Result:
     return leakage(subject.model, subject.data, subject.world)
 
 
+def natural_language_inference(subject: Subject) -> Result:
+    """Accuracy in every language after fine-tuning in the source language."""
+    return transfer(subject.model, subject.data, subject.world)
+
+
 METRICS: dict[str, Callable[[Subject], Result]] = {
     "lm": language_model,
     "alignment": alignment,
     "mexa": mexa,
     "facts": facts,
     "leakage": leaked,
+    "nli": natural_language_inference,
 }
 
 

@@ -89,6 +89,13 @@ def _leakage(result: dict[str, Any]) -> Iterator[Row]:
         yield "leakage", language, f"{100 * of['share']:.2f} %", note + by
 
 
+def _nli(result: dict[str, Any]) -> Iterator[Row]:
+    for language, of in result["languages"].items():
+        deviation = f" ± {100 * of['deviation']:.1f}" if of["deviation"] is not None else ""
+        note = f"{len(result['runs'])} seeds, epoch chosen on source dev; {of['pairs']:,} pairs; chance 33.3 %"
+        yield "inference", language, f"{100 * of['accuracy']:.1f}{deviation} %", note
+
+
 def _percent(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
@@ -97,4 +104,11 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-_ROWS = {"lm": _language_model, "alignment": _alignment, "mexa": _mexa, "facts": _facts, "leakage": _leakage}
+_ROWS = {
+    "lm": _language_model,
+    "alignment": _alignment,
+    "mexa": _mexa,
+    "facts": _facts,
+    "leakage": _leakage,
+    "nli": _nli,
+}
