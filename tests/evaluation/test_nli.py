@@ -49,11 +49,14 @@ def nli_recipe(data_dir: Path, folder: Path, **changes: object) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_what_is_learned_in_english_passes_to_a_perfect_clone(data_dir: Path, tmp_path: Path, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 3)])
+def test_what_is_learned_in_english_passes_to_a_perfect_clone(
+    data_dir: Path, tmp_path: Path, ranks: int, zero_stage: int
+) -> None:
     recipe = nli_recipe(data_dir, tmp_path)
     train(recipe, tmp_path / "run", 1)
-    code, out, err = finish(start(["launchers/evaluate.py", "--run", str(tmp_path / "run"), "--only", "nli"], ranks))
+    command = ["launchers/evaluate.py", "--run", str(tmp_path / "run"), "--only", "nli"]
+    code, out, err = finish(start([*command, f"parallel.zero_stage={zero_stage}"], ranks))
     assert code == 0, err
     assert "2 seeds, epoch chosen on source dev; 60 pairs" in out
     (path,) = (tmp_path / "run" / "evaluation").glob("step-*.json")
