@@ -17,6 +17,7 @@ from prealign.config import load_recipe
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import run
+from prealign.evaluation.facts import FactsTest
 from prealign.evaluation.language_model import evaluate_language
 from prealign.evaluation.similarity import Probe, aligned_cosine
 from prealign.training.check import check
@@ -51,8 +52,9 @@ def main() -> None:
         recipe.accumulation(world.row_ranks)
         lexicon = data.whole_lexicon
         probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
+        facts = FactsTest.of(data)
 
-        def evaluate(model: torch.nn.Module) -> dict[str, Any]:
+        def evaluate(model: torch.nn.Module, stage: str, step: int) -> dict[str, Any]:
             results: dict[str, Any] = {}
             for language in recipe.languages:
                 measured = evaluate_language(model, recipe, data, world, language)
@@ -61,6 +63,8 @@ def main() -> None:
                     results[f"bits_per_byte/{language}"] = measured.bits_per_byte
             if probe is not None:
                 results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, probe)
+            if facts is not None and stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step):
+                results |= facts.accuracies(model, world, recipe.facts.ended(step) or 0)
             return results
 
         def safe_point() -> None:

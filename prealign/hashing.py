@@ -18,6 +18,9 @@ class Draw(IntEnum):
     WINDOW_ORDER = 4
     WORD_BATCHES = 5
     PROBE = 6
+    FACTS = 7
+    FACTS_ORDER = 8
+    LEAKAGE = 9
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -30,6 +30,7 @@ def start(arguments: list[str], ranks: int = 1, cwd: Path = ROOT) -> list[subpro
     processes = []
     for rank in range(ranks):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+        environment["COLUMNS"] = "200"  # tables are not wrapped
         if ranks > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from prealign.config.evaluation import Evaluation
+from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.texts import Language, Share
@@ -212,17 +214,6 @@ class Parallel(Section):
     words give every step other shapes."""
 
 
-class Evaluation(Section):
-    """Held-out perplexity per language and the cosine of aligned words."""
-
-    every: Count = 1000
-    """Steps between evaluations; there is always one at the end of a stage."""
-    tokens: Count = 1_000_000
-    """At most this many held-out tokens per language."""
-    probe_words: Count = 1000
-    """Aligned word pairs whose cosine is watched."""
-
-
 class Checkpoint(Section):
     every: Count = 1000
     """Steps between checkpoints; there is always one at the end of a stage."""
@@ -300,6 +291,7 @@ class Recipe(Section):
     codeswitch: CodeSwitch = CodeSwitch()
     parallel: Parallel = Parallel()
     evaluation: Evaluation = Evaluation()
+    facts: Facts | None = None
     checkpoint: Checkpoint = Checkpoint()
     anomalies: Anomalies = Anomalies()
     watchdog: Watchdog = Watchdog()
@@ -339,6 +331,7 @@ class Recipe(Section):
                 )
         self._check_mixture()
         self._check_parallel()
+        self._check_evaluation()
         last = self.model.layers + (not self.model.tied_embeddings)
         if isinstance(self.align.layers, list):
             chosen = self.align.layers
@@ -372,6 +365,17 @@ class Recipe(Section):
         if "tensor_parallel" in self.deepspeed:
             raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")
 
+    def _check_evaluation(self) -> None:
+        for name in self.facts_languages:
+            if name not in self.languages:
+                raise ValueError(f"facts.learned_in: found '{name}'; expected languages of {list(self.languages)}")
+        for name in self.evaluation.nli.test if self.evaluation.nli is not None else {}:
+            if name not in self.languages:
+                raise ValueError(f"evaluation.nli.test: found '{name}'; expected languages of {list(self.languages)}")
+        for name in self.evaluation.parallel:
+            if name not in self.targets:
+                raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")
+
     def _check_mixture(self) -> None:
         dotted = [name for name in self.languages if "." in name]
         if dotted:
@@ -395,12 +399,30 @@ class Recipe(Section):
 
     @property
     def sources(self) -> dict[str, Share]:
-        """What the sample stream draws on, in its numbering: every language's own text, then the extra texts."""
+        """What the sample stream draws on, in its numbering: every language's own text, the extra texts, then facts."""
         extra = {f"{name}.{key}": item for name, lang in self.languages.items() for key, item in lang.sources.items()}
-        return dict(self.languages) | extra
+        facts = self.facts.sources(self.facts_languages, self.model.context) if self.facts is not None else {}
+        return dict(self.languages) | extra | facts
+
+    @property
+    def extra_texts(self) -> list[str]:
+        """Those of `sources` that a recipe gives beside the languages' own text."""
+        return [name for name in list(self.sources)[len(self.languages) :] if facts_period(name) is None]
+
+    @property
+    def facts_languages(self) -> list[str]:
+        """Languages in which facts are written."""
+        if self.facts is None:
+            return []
+        if self.facts.learned_in is not None:
+            return self.facts.learned_in
+        clones = [name for name in self.clones if self.languages[name].clone_of == self.source_language]
+        return [self.source_language, *clones]
 
     def source_key(self, source: str) -> str:
         """Where one of `sources` stands in the recipe."""
+        if (period := facts_period(source)) is not None:
+            return f"facts ({source.partition('.')[0]}, period {period})"
         language, _, extra = source.partition(".")
         return f"languages.{language}.sources.{extra}" if extra else f"languages.{language}"
 

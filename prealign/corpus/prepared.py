@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prealign.config import Recipe
+from prealign.config.facts import facts_period
 from prealign.corpus.artefact import Artefact, digest, open_artefact
 from prealign.corpus.codeswitch_map import CodeSwitchMap
+from prealign.corpus.facts.building import period_folder
 from prealign.corpus.preparing import codeswitch_folder, has_lexicon, load_clone_words, switched_sources
+from prealign.corpus.preparing_facts import KIND, facts_settings
 from prealign.corpus.sequences import TokenStream
 from prealign.corpus.store import TokenStore
 from prealign.corpus.switching import Switcher
@@ -19,6 +23,8 @@ from prealign.hashing import Draw, mix
 from prealign.lexicon.compiled import CompiledLexicon
 from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.tokenizer import Tokenizer
+
+FACTS = "facts"
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class PreparedData:
         """One hash over all artefacts that a stage reads: the align stage reads no extra texts."""
         skipped: set[str] = set()
         if stage == "align":
-            extra = list(self.recipe.sources)[len(self.recipe.languages) :]
-            skipped = {*extra, *(codeswitch_folder(name) for name in extra)}
+            extra = self.recipe.extra_texts
+            skipped = {FACTS, *extra, *(codeswitch_folder(name) for name in extra)}
         kept = {name: artefact.fingerprint for name, artefact in self.artefacts.items() if name not in skipped}
         return digest(kept)
 
@@ -82,10 +88,11 @@ class PreparedData:
         switched = switched_sources(recipe) if code_switch and recipe.codeswitch.ratio > 0 else []
         streams = []
         for number, name in enumerate(recipe.sources):
-            folder = self.artefacts[name].folder
+            folder = self._folder(name)
             store = TokenStore(folder / "train")
             every_token = name not in recipe.languages
-            if name in switched:
+            period = facts_period(name)
+            if name in switched or (switched and period is not None and name.startswith(f"{switched[0]}.")):
                 lexicon = self.lexicon
                 if lexicon is None:
                     raise UserError(
@@ -94,7 +101,8 @@ class PreparedData:
                         "or a clone among languages, or codeswitch.ratio=0"
                     )
                 words = WordMap(folder / "train.words")
-                forms = CodeSwitchMap(self.artefacts[codeswitch_folder(name)].folder / "train.cs", words.words)
+                maps = folder if period is not None else self.artefacts[codeswitch_folder(name)].folder
+                forms = CodeSwitchMap(maps / "train.cs", words.words)
                 seed = mix(recipe.seed, Draw.SWITCHING)
                 switcher = Switcher(
                     lexicon,
@@ -106,6 +114,13 @@ class PreparedData:
             else:
                 streams.append(TokenStream(store, recipe.model.context, every_token=every_token))
         return streams
+
+    def _folder(self, source: str) -> Path:
+        """Where the store of a source is."""
+        period = facts_period(source)
+        if period is None:
+            return self.artefacts[source].folder
+        return self.artefacts[FACTS].folder / period_folder(source.partition(".")[0], period)
 
     def heldout_bytes(self, language: str, tokens: np.ndarray) -> int:
         """UTF-8 bytes of text behind token ids of a language."""
@@ -133,7 +148,7 @@ def open_data(recipe: Recipe) -> PreparedData:
     for name, language in recipe.languages.items():
         if language.clone_level == "word":
             artefacts[f"clone_words.{name}"] = open_artefact(folder / f"clone_words.{name}", "clone words")
-    for name in recipe.sources:
+    for name in [*recipe.languages, *recipe.extra_texts]:
         artefacts[name] = _open_store(recipe, name, artefacts)
     if has_lexicon(recipe):
         artefacts["lexicon"] = open_artefact(folder / "lexicon", "alignment table")
@@ -146,7 +161,23 @@ def open_data(recipe: Recipe) -> PreparedData:
             artefacts[key] = open_artefact(folder / key, "code-switch map")
             for part, of in (("store", artefacts[name]), ("lexicon", artefacts["lexicon"])):
                 _expect(artefacts[key], part, artefacts[key].inputs[part], of.fingerprint)
+    if recipe.facts is not None:
+        artefacts[FACTS] = _open_facts(recipe, artefacts)
     return PreparedData(recipe, artefacts)
+
+
+def _open_facts(recipe: Recipe, artefacts: dict[str, Artefact]) -> Artefact:
+    artefact = open_artefact(recipe.data.dir / FACTS, KIND)
+    for key, wanted in facts_settings(recipe).items():
+        _expect(artefact, key, artefact.inputs["settings"].get(key), wanted)
+    _expect(artefact, "tokenizer", artefact.inputs["tokenizer"], artefacts["tokenizer"].facts["sha256"])
+    offsets = {name: recipe.token_offset(name) for name in recipe.languages}
+    _expect(artefact, "languages", artefact.inputs["languages"], offsets)
+    for name in recipe.facts_languages:
+        _expect(artefact, f"store of '{name}'", artefact.inputs["stores"][name], artefacts[name].fingerprint)
+    if "lexicon" in artefacts:
+        _expect(artefact, "lexicon", artefact.inputs["lexicon"], artefacts["lexicon"].fingerprint)
+    return artefact
 
 
 def _open_store(recipe: Recipe, name: str, artefacts: dict[str, Artefact]) -> Artefact:

@@ -2,8 +2,8 @@
 
 Folders under ``data.dir``: ``tokenizer``, one per language, those of the alignment table
 (`prealign.corpus.preparing_lexicon`), ``codeswitch``; for extra texts ``LANGUAGE.SOURCE`` and ``codeswitch.SOURCE``;
-for clones at word level ``clone_words.LANGUAGE``. Each is an artefact (`prealign.corpus.artefact`): running this again
-rebuilds only what its inputs changed.
+for clones at word level ``clone_words.LANGUAGE``; ``facts`` (`prealign.corpus.preparing_facts`). Each is an artefact
+(`prealign.corpus.artefact`): running this again rebuilds only what its inputs changed.
 """
 
 import fcntl
@@ -19,17 +19,19 @@ from typing import Any
 
 from prealign.config import Recipe
 from prealign.config.texts import Text
-from prealign.corpus.artefact import Artefact, InputHashes, ensure
+from prealign.corpus.artefact import Artefact, InputHashes, ensure, open_artefact
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
 from prealign.corpus.pool import in_child
-from prealign.corpus.preparing_lexicon import prepare_lexicon
+from prealign.corpus.preparing_facts import prepare_facts
+from prealign.corpus.preparing_lexicon import WAYPOINTS, prepare_lexicon
 from prealign.corpus.shards import find_shards
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
 from prealign.lexicon.compiled import CompiledLexicon
+from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.clone_words import CloneWords
 from prealign.text.reading import ReadCounts, read_documents, text_files
 from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks, train_tokenizer
@@ -89,12 +91,18 @@ class _Preparation:
             if language.clone_of is not None and language.clone_level == "word":
                 clone_words[name] = self._clone_words(name, stores[language.clone_of], tokenizer)
             stores[name] = self._language(name, inputs, tokenizer, clone_words.get(name))
-        for name in list(self.recipe.sources)[len(self.recipe.languages) :]:
+        for name in self.recipe.extra_texts:
             stores[name] = self._source(name, tokenizer, clone_words.get(name.partition(".")[0]))
+        words = lexicon = None
         if has_lexicon(self.recipe):
             lexicon = prepare_lexicon(self.recipe, stores, clone_words, tokenizer, self.hashes, self._ensure)
             for name in switched_sources(self.recipe):
                 self._codeswitch(name, stores[name], lexicon)
+            words = open_artefact(self.dir / "words", WAYPOINTS["words"])
+        if self.recipe.facts is not None:
+            levels = {name: load_clone_words(artefact) for name, artefact in clone_words.items()}
+            every = CloneTokenizer(tokenizer, self.recipe.clones, levels)
+            prepare_facts(self.recipe, stores, words, lexicon, every, clone_words, self.hashes, self._ensure)
         self.hashes.save()
 
     def _text_inputs(self, name: str) -> dict[str, Any]:
@@ -337,8 +345,9 @@ def codeswitch_folder(source: str) -> str:
 
 
 def switched_sources(recipe: Recipe) -> list[str]:
-    """The sources in the source language, whose text is code-switched."""
-    return [name for name in recipe.sources if name.partition(".")[0] == recipe.source_language]
+    """The texts in the source language, which are code-switched; so are its facts, whose maps lie beside them."""
+    texts = [*recipe.languages, *recipe.extra_texts]
+    return [name for name in texts if name.partition(".")[0] == recipe.source_language]
 
 
 def _expect_documents(key: str, counts: ReadCounts) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 
 from prealign.corpus.artefact import Artefact, open_artefact
 from prealign.corpus.codeswitch_map import CodeSwitchMap
+from prealign.corpus.facts.checking import check_facts
 from prealign.corpus.pool import ordered_map
-from prealign.corpus.prepared import PreparedData
+from prealign.corpus.prepared import FACTS, PreparedData
 from prealign.corpus.preparing_lexicon import WAYPOINTS
 from prealign.corpus.spans import chunks, words_of_chunk
 from prealign.corpus.store import TokenStore
@@ -35,6 +36,8 @@ def verify_data(data: PreparedData, say: Callable[[str], None]) -> None:
             _check_lexicon(artefact, data.whole_lexicon, data.recipe.vocab_size)
         if name == "codeswitch":
             _check_codeswitch(data, artefact)
+        if name == FACTS:
+            check_facts(data)
         files = ", ".join(f"{file} {entry['bytes']:,}" for file, entry in artefact.files.items())
         say(f"whole  {artefact.folder} ({artefact.kind}): {files}")
 

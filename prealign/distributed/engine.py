@@ -74,7 +74,13 @@ def build_engine(
     recipe: Recipe, world: World, initial_value: InitialValue, learning_rate: Callable[[int], float]
 ) -> deepspeed.DeepSpeedEngine:
     """A model with optimizer and schedule; ``learning_rate`` maps a step (from 0) to its rate."""
-    model = build_model(recipe, world, initial_value)
+    return initialise_engine(build_model(recipe, world, initial_value), recipe, world, learning_rate)
+
+
+def initialise_engine(
+    model: nn.Module, recipe: Recipe, world: World, learning_rate: Callable[[int], float]
+) -> deepspeed.DeepSpeedEngine:
+    """Any model with the recipe's optimizer, batch sizes and layout; ``learning_rate`` as in `build_engine`."""
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         model_parameters=_parameter_groups(model),

@@ -1,6 +1,7 @@
-"""Perplexity and bits per byte on held-out text."""
+"""Perplexity and bits per byte on held-out text, in all and on the words inside and outside the alignment table."""
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,16 @@ class LanguageModelResult:
         return self.nats / math.log(2.0) / self.bytes
 
 
+@dataclass(frozen=True)
+class HeldoutLosses:
+    """``nats[i]``: loss of token ``i + 1`` of a held-out store, float64. ``seconds``: on this rank, and its forward
+    passes alone."""
+
+    nats: np.ndarray
+    seconds: float
+    forward_seconds: float
+
+
 def evaluate_language(
     model: torch.nn.Module,
     recipe: Recipe,
@@ -40,10 +51,30 @@ def evaluate_language(
     world: World,
     language: str,
 ) -> LanguageModelResult | None:
-    """Likelihood of the first ``evaluation.tokens`` held-out tokens, in windows of the context that do not overlap.
+    """Likelihood of the first ``evaluation.tokens`` held-out tokens; see `heldout_losses`. None if there is nothing to
+    predict."""
+    losses = heldout_losses(model, recipe, data, world, language)
+    return None if losses is None else summarise(losses, data, language)
 
-    ``model`` maps `ModelInputs` to `ModelOutputs`; all ranks call this and share the windows. A text shorter than a
-    window is one window. None if there is nothing to predict.
+
+def summarise(losses: HeldoutLosses, data: PreparedData, language: str) -> LanguageModelResult:
+    """Sums over all tokens of `heldout_losses`."""
+    count = len(losses.nats)
+    size = data.heldout_bytes(language, data.heldout(language).tokens[1 : count + 1])
+    return LanguageModelResult(float(losses.nats.sum()), count, size)
+
+
+def heldout_losses(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    data: PreparedData,
+    world: World,
+    language: str,
+) -> HeldoutLosses | None:
+    """Losses of the first ``evaluation.tokens`` held-out tokens, in windows of the context that do not overlap.
+
+    ``model`` maps `ModelInputs` to `ModelOutputs`; all ranks call this, share the windows and get all losses. A text
+    shorter than a window is one window. None if there is nothing to predict.
     """
     context = recipe.model.context
     store = data.heldout(language)
@@ -52,18 +83,27 @@ def evaluate_language(
         return None
     windows = max(1, predicted // context)
     rows = recipe.batch.micro_batch_size
-    nats = torch.zeros(2, dtype=torch.float64, device=world.device)
+    nats = torch.zeros((windows, context), dtype=torch.float64, device=world.device)
+    began, forward = time.perf_counter(), 0.0
     for first in range(0, windows, rows * world.row_ranks):
         mine = first + world.row_rank * rows + np.arange(rows)
-        batch = _windows(store.tokens, mine, windows, context)
-        text = text_inputs(batch, world.device, recipe.document_ends, world.exchange)
+        text = text_inputs(
+            _windows(store.tokens, mine, windows, context), world.device, recipe.document_ends, world.exchange
+        )
+        started = time.perf_counter()
         with torch.no_grad():
-            outputs = model(ModelInputs(text, None))
-        nats[0] += outputs["token_losses"].double().sum()
-        nats[1] += (text.targets != IGNORED).sum()
+            losses = model(ModelInputs(text, None))["token_losses"]
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        forward += time.perf_counter() - started
+        inside = int((mine < windows).sum())
+        if inside:
+            begin = world.exchange.rank * text.group.length if world.exchange is not None else 0
+            part = nats[mine[0] : mine[0] + inside, begin : begin + text.group.length]
+            part.copy_(losses.view(rows, -1)[:inside])
     world.sum(nats)
     last = min(windows * context, len(store) - 1)
-    return LanguageModelResult(float(nats[0]), int(nats[1]), data.heldout_bytes(language, store.tokens[1 : last + 1]))
+    return HeldoutLosses(nats.view(-1)[:last].cpu().numpy(), time.perf_counter() - began, forward)
 
 
 def _windows(tokens: np.ndarray, numbers: np.ndarray, windows: int, context: int) -> MicroBatch:

@@ -1,15 +1,14 @@
-"""Cosine of aligned words per layer, beside that of random pairs."""
+"""Cosine of aligned words per layer, beside that of random pairs (the paper's Figure 4)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from prealign.evaluation.word_pairs import WordPairs, surface_inputs
 from prealign.hashing import Draw, mix, permute
-from prealign.kernels import full_relations
-from prealign.lexicon.compiled import FORMS, CompiledLexicon
-from prealign.lexicon.word_batches import WordBatch
-from prealign.objectives.inputs import ModelInputs, WordInputs, word_inputs
+from prealign.lexicon.compiled import CompiledLexicon
+from prealign.objectives.inputs import ModelInputs, WordInputs
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,7 @@ class Probe:
         entries = usable[permute(np.arange(count), len(usable), int(mix(Draw.PROBE)))]
         column = has[entries].argmax(axis=1)
         surfaces = np.concatenate((entries, lexicon.translations[ranges[entries, column, 0]]))
-        forms = surfaces * FORMS + lexicon.usual_form[surfaces]
-        begin, end = lexicon.form_offsets[forms], lexicon.form_offsets[forms + 1]
-        tokens = np.concatenate([lexicon.form_tokens[a:b] for a, b in zip(begin, end)])
-        batch = WordBatch(
-            torch.from_numpy(tokens.astype(np.int64)),
-            torch.from_numpy(end - begin),
-            torch.from_numpy(lexicon.surface_language[surfaces].astype(np.int64)),
-            tuple(lexicon.languages),
-            full_relations(torch.arange(len(forms))),
-        )
-        words = word_inputs(batch, 0, 1, device)
-        return cls(WordInputs(words.ids, words.positions, words.groups, words.spans, None), count)
+        return cls(surface_inputs(lexicon, surfaces, device), count)
 
 
 def aligned_cosine(model: torch.nn.Module, probe: Probe) -> tuple[list[float], list[float]]:
@@ -57,3 +45,29 @@ def aligned_cosine(model: torch.nn.Module, probe: Probe) -> tuple[list[float], l
     aligned = (source * target).sum(dim=2).mean(dim=1)
     random = (source * target.roll(1, dims=1)).sum(dim=2).mean(dim=1)
     return aligned.tolist(), random.tolist()
+
+
+def pair_cosines(sources: torch.Tensor, targets: torch.Tensor, pairs: WordPairs) -> dict[str, list[float]]:
+    """Per layer, over every source word and its first translation: mean cosine, its margin over random pairs, and the
+    cosine of centred vectors.
+
+    ``sources [layers, S, D]``, ``targets [layers, T, D]``: vectors of ``pairs.sources`` and ``pairs.targets``, of unit
+    length. *Random*: the mean over all other pairings of the same words, exactly. *Centred*: the mean vector of the
+    language's words in the set is taken off first, so that a direction which all words of a language share
+    (anisotropy, or the language itself) counts nothing.
+    """
+    first = torch.from_numpy(pairs.first_pairs)
+    found: dict[str, list[float]] = {"cosine": [], "random": [], "margin": [], "centred": []}
+    for layer_sources, layer_targets in zip(sources.double(), targets.double()):
+        x, y = layer_sources[first[:, 0]], layer_targets[first[:, 1]]
+        count = len(x)
+        aligned = (x * y).sum(dim=1)
+        # sum over all pairs (i, j) is the product of the sums; the aligned ones are taken off
+        random = float(((x.sum(dim=0) * y.sum(dim=0)).sum() - aligned.sum()) / (count * (count - 1)))
+        found["cosine"].append(float(aligned.mean()))
+        found["random"].append(random)
+        found["margin"].append(float(aligned.mean()) - random)
+        found["centred"].append(
+            float(torch.cosine_similarity(x - x.mean(dim=0), y - y.mean(dim=0), dim=1, eps=1e-12).mean())
+        )
+    return found

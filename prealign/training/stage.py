@@ -27,8 +27,8 @@ from prealign.training.signals import ignore_signals
 from prealign.training.space import check_space, has_room
 from prealign.training.step import Clock, take_step
 
-Evaluate = Callable[[torch.nn.Module], dict[str, Any]]
-"""Measures a model; all ranks call it, and it returns the same numbers on each."""
+Evaluate = Callable[[torch.nn.Module, str, int], dict[str, Any]]
+"""Measures a model after so many steps of a stage; all ranks call it, and it returns the same numbers on each."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         return consumed.plus(Account(plan.text_tokens(recipe, step), dict(words), step))
 
     def evaluation_due() -> bool:
-        return evaluated != step and (step % recipe.evaluation.every == 0 or step == last)
+        facts = stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step)
+        return evaluated != step and (step % recipe.evaluation.every == 0 or step == last or facts)
 
     def evaluate() -> None:
         nonlocal evaluated
         engine.eval()
-        results = context.evaluate(engine)
+        results = context.evaluate(engine, stage, step)
         engine.train()
         if context.log is not None:
             row = {"kind": "eval", "stage": stage, "step": step, "tokens": spent().tokens} | results

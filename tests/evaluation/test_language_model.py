@@ -10,29 +10,10 @@ import torch.nn.functional as F
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import World
 from prealign.evaluation.language_model import evaluate_language
-from prealign.evaluation.similarity import Probe, aligned_cosine
-from prealign.model.initialisation import initial_value
 from prealign.model.layout import Group, Layout
-from prealign.objectives.joint import JointModel
 from tests.conftest import tiny_recipe
+from tests.evaluation.models import ONE, model_of
 from tests.processes import on_ranks
-
-
-class Alone(World):
-    """A world of one rank without a process group."""
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-
-ONE = Alone(0, 1, torch.device("cpu"))
-
-
-def model_of(recipe) -> JointModel:
-    model = JointModel(recipe)
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(initial_value(name, parameter.shape, recipe) * 5)  # away from uniform
-    return model.eval()
 
 
 @pytest.mark.parametrize("tokens", [10, 1000, 10**9])
@@ -76,19 +57,3 @@ def test_ranks_share_the_windows(data_dir: Path) -> None:
     for nats, tokens, size in on_ranks(shared, 2, data_dir):
         assert nats == pytest.approx(alone.nats, rel=1e-6)
         assert (tokens, size) == (alone.tokens, alone.bytes)
-
-
-def test_cosine_of_aligned_words(data_dir: Path) -> None:
-    """A model whose clone rows are copies has cosine 1 on every layer; a random one has that of random pairs."""
-    data = open_data(tiny_recipe(data_dir))
-    assert data.whole_lexicon is not None
-    probe = Probe.build(data.whole_lexicon, 100, ONE.device)
-    assert probe is not None
-    assert probe.pairs == 100
-    aligned, random = aligned_cosine(model_of(tiny_recipe(data_dir, model={"init": "perfect_clone"})), probe)
-    assert len(aligned) == 4
-    assert aligned == pytest.approx([1.0] * 4, abs=1e-5)
-    assert all(value < 0.9 for value in random)
-    aligned, random = aligned_cosine(model_of(tiny_recipe(data_dir)), probe)
-    assert aligned[0] == pytest.approx(0.0, abs=0.1)
-    assert aligned[-1] == pytest.approx(random[-1], abs=0.1)

@@ -1,0 +1,94 @@
+"""Measure a checkpoint of a run with everything that applies to it, and write RUN/evaluation/step-N.json.
+
+    python launchers/evaluate.py --run runs/enclone_demo
+    deepspeed --num_accelerators 2 launchers/evaluate.py --run runs/enclone_demo --step 300 --only lm,alignment
+    python launchers/evaluate.py --run runs/real_150m evaluation.parallel.de=en-de.tsv evaluation.tokens=10_000_000
+    torchrun --nproc-per-node 2 launchers/evaluate.py --run-dir runs/enclone_demo    # torchrun takes --run for its own
+
+The model is whole on every process; text is shared among them. What a measurement needs and the run does not have is
+named, and the measurement skipped.
+"""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from prealign.config import Recipe, load_recipe
+from prealign.corpus.prepared import open_data
+from prealign.distributed.world import running_world
+from prealign.errors import UserError, run
+from prealign.evaluation.loading import find_weights, load_model
+from prealign.evaluation.measuring import METRICS, Subject, measure
+from prealign.evaluation.results import results_path, write_results
+from prealign.evaluation.table import rows
+
+_WHOLE = ["parallel.tensor_parallel_size=1", "parallel.sequence_parallel_size=1", "parallel.compile=false"]
+"""The model is whole on every process, however it was trained."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure a checkpoint.")
+    parser.add_argument("--run", "--run-dir", type=Path, required=True, help="run folder; under torchrun, --run-dir")
+    parser.add_argument("--step", type=int, help="step of the stage; its end, or its newest checkpoint, by default")
+    parser.add_argument("--stage", choices=["align", "pretrain"], help="the last one that has weights by default")
+    parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
+    parser.add_argument("overrides", nargs="*", help="evaluation.key=value and other changes of the run's recipe")
+    arguments = parser.parse_args()
+
+    names = _names(arguments.only)
+    recipe = _recipe_of(arguments.run, arguments.overrides)
+    found = find_weights(arguments.run, arguments.stage, arguments.step)
+    data = open_data(recipe)
+    with running_world() as world:
+        model = load_model(recipe, found.value, world.device)
+        subject = Subject(recipe, data, world, model, arguments.run, found.stage, found.step)
+        metrics = measure(subject, names)
+        if world.is_first:
+            path = results_path(arguments.run, found.stage, found.step)
+            record = {
+                "run": recipe.name,
+                "stage": found.stage,
+                "step": found.step,
+                "weights": str(found.origin),
+                "identity": found.identity,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": " ".join(sys.argv),
+                "ranks": world.ranks,
+                "torch": torch.__version__,
+                "evaluation": recipe.evaluation.model_dump(mode="json"),
+                "metrics": metrics,
+            }
+            write_results(path, record)
+            table = Table("", "of", "value", "", title=f"{recipe.name}: {found.stage}, step {found.step}")
+            for row in rows(metrics):
+                table.add_row(*row)
+            Console().print(table)
+            print(f"written: {path}")
+        world.barrier()
+
+
+def _names(only: str | None) -> list[str]:
+    names = list(METRICS) if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"--only: found '{name}'; expected names of {list(METRICS)}, separated by commas")
+    if not names:
+        raise UserError(f"--only: found no name; expected names of {list(METRICS)}, separated by commas")
+    return names
+
+
+def _recipe_of(folder: Path, overrides: list[str]) -> Recipe:
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"--run {folder}: found no recipe.yaml there; expected the folder of a run")
+    return load_recipe(str(path), [*overrides, *_WHOLE])
+
+
+if __name__ == "__main__":
+    run(main)

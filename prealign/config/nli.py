@@ -1,0 +1,60 @@
+"""The section of the recipe about natural language inference: the paper's zero-shot cross-lingual transfer, ZS-CLT."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from prealign.config.sections import Count, Fraction, Section
+
+
+class NliData(Section):
+    """Pairs of sentences with a label: a file, or a dataset of the Hugging Face hub; a bare path stands for
+    ``{file: ...}``."""
+
+    file: Path | None = None
+    """``premise<tab>hypothesis<tab>label`` lines, compressed (.xz, .gz) or not; the label is one of `entailment`,
+    `neutral` and `contradiction`."""
+    hub: str | None = None
+    """Dataset id on the hub, as ``facebook/xnli``, or a local folder of one, with columns premise, hypothesis,
+    label."""
+    hub_name: str | None = None
+    hub_split: str = "train"
+    max_rows: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "NliData":
+        if (self.file is None) == (self.hub is None):
+            raise ValueError("found both or neither of 'file' and 'hub'; expected exactly one of them")
+        return self
+
+
+def _path_is_file(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str | Path) else value
+
+
+Rows = Annotated[NliData, BeforeValidator(_path_is_file)]
+
+
+class Nli(Section):
+    """Fine-tuning on source-language pairs, tested in every language::
+
+    nli:
+      train: {hub: facebook/xnli, hub_name: en}
+      dev: {hub: facebook/xnli, hub_name: en, hub_split: validation}
+      test: {en: {hub: facebook/xnli, hub_name: en, hub_split: test}, de: test-de.tsv}
+    """
+
+    train: Rows
+    dev: Rows
+    """Source-language pairs that choose the epoch; nothing else does."""
+    test: dict[str, Rows]
+    """By language. A clone of the source language that is not listed is tested on the source's pairs, cloned."""
+    epochs: Count = 3
+    batch_size: Count = 32
+    """Pairs of one optimizer step over all ranks."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-5
+    """Of all weights, after a linear warmup; then linearly down to 0."""
+    warmup: Fraction = 0.06
+    seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
+    """Each decides the classifier's initial weights and the order of the pairs."""

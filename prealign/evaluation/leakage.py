@@ -1,0 +1,150 @@
+"""Leakage (the paper's Table 3): how often do continuations of source-language text hold the target languages?"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import regex
+import torch
+
+from prealign.corpus.artefact import open_artefact
+from prealign.corpus.counting import read_counts
+from prealign.corpus.prepared import PreparedData
+from prealign.corpus.preparing_lexicon import WAYPOINTS
+from prealign.distributed.world import World
+from prealign.evaluation.generation import sample
+from prealign.evaluation.results import NotMeasured, wilson_interval
+from prealign.hashing import Draw, mix, permute
+from prealign.lexicon.table import read_table
+from prealign.objectives.joint import JointModel
+
+_WORD = regex.compile(r"[\p{L}\p{M}]+")
+_EXAMPLES = 5
+_ROWS = 128
+"""Continuations that are sampled together on a rank."""
+
+Detector = Callable[[np.ndarray], bool]
+"""Whether token ids (int64) hold something of a target language."""
+
+
+def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, Any]:
+    """Sample continuations of held-out prompts and count those that hold a target language.
+
+    All ranks call it and share the samples. Per language and for ``any``: ``samples``, how many ``leaked``, their
+    ``share`` with its 95 % Wilson interval, how it was found, and the first few as text; beside them what reproduces
+    them: settings, and places and hash of the prompts. Raises `NotMeasured`.
+    """
+    recipe = data.recipe
+    settings = recipe.evaluation.leakage
+    if settings.prompt_tokens + settings.length > recipe.model.context:
+        raise NotMeasured(
+            f"evaluation.leakage: prompt_tokens {settings.prompt_tokens} and length {settings.length} do not fit into "
+            f"model.context {recipe.model.context}"
+        )
+    found = {name: detector(data, name) for name in recipe.targets}
+    places, prompts = draw_prompts(data)
+    leaked = torch.zeros((len(recipe.targets), len(prompts)), dtype=torch.int64, device=world.device)
+    written: dict[int, np.ndarray] = {}
+    for first in range(world.rank * _ROWS, len(prompts), _ROWS * world.ranks):
+        numbers = np.arange(first, min(first + _ROWS, len(prompts)))
+        batch = torch.from_numpy(prompts[numbers]).to(world.device)
+        tokens = sample(
+            model, batch, settings.length, settings.temperature, recipe.vocab_size, settings.seed, numbers
+        ).cpu()
+        for number, ids in zip(numbers.tolist(), tokens.numpy()):
+            for row, (_, holds) in enumerate(found.values()):
+                if holds(ids):
+                    leaked[row, number] = 1
+                    written[number] = ids
+    hits = world.sum(leaked).cpu().numpy()
+    result: dict[str, Any] = {
+        name: _share(hits[row]) | {"found_by": how} for row, (name, (how, _)) in enumerate(found.items())
+    }
+    result["any"] = _share(hits.max(axis=0)) if len(hits) else _share(np.zeros(len(prompts), np.int64))
+    shown = sorted(written)[:_EXAMPLES]
+    result["examples"] = [
+        {"sample": number, "text": data.clone_tokenizer.decode(np.concatenate((prompts[number], written[number])))}
+        for number in shown
+    ]
+    result["decoding"] = settings.model_dump(mode="json")
+    result["prompts"] = {
+        "text": f"held-out '{recipe.source_language}'",
+        "first_tokens": places.tolist(),
+        "sha256": hashlib.sha256(prompts.astype("<i8").tobytes()).hexdigest(),
+    }
+    return result
+
+
+def draw_prompts(data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
+    """Places (first tokens in the held-out store, ``[n]``) and tokens (int64 ``[n, prompt_tokens]``) of the prompts.
+
+    They are drawn without repetition among consecutive pieces of the store, and again from the first where there are
+    too few; no prompt has an end of a document inside. Raises `NotMeasured` where the text is shorter than a prompt.
+    """
+    recipe = data.recipe
+    settings = recipe.evaluation.leakage
+    store = data.heldout(recipe.source_language)
+    size = settings.prompt_tokens
+    pieces = store.tokens[: len(store) // size * size].astype(np.int64).reshape(-1, size)
+    usable = np.flatnonzero((pieces != data.tokenizer.end_of_document).all(axis=1))
+    if len(usable) == 0:
+        raise NotMeasured(f"held-out text of '{recipe.source_language}' has no {size} tokens in a row")
+    numbers = np.arange(settings.samples)
+    key = int(mix(settings.seed, Draw.LEAKAGE))
+    chosen = usable[permute(numbers % len(usable), len(usable), key)]
+    return chosen * size, pieces[chosen]
+
+
+def detector(data: PreparedData, language: str) -> tuple[str, Detector]:
+    """How a language is recognised in continuations, in words and as a function.
+
+    A clone: by its token ids, exactly. A language of another script than the source: by that script. A language of the
+    same script: by words of the alignment table's target side that do not occur in the source text, which finds less
+    than there is. Raises `NotMeasured` for the last without a table.
+    """
+    recipe = data.recipe
+    block = recipe.data.tokenizer.vocab_size
+    if recipe.languages[language].clone_of is not None:
+        first = recipe.token_offset(language)
+        return "token ids", lambda ids: bool(((ids >= first) & (ids < first + block)).any())
+    scripts = [
+        script
+        for script in recipe.languages[language].scripts
+        if script not in recipe.languages[recipe.source_language].scripts
+    ]
+
+    def text(ids: np.ndarray) -> str:
+        return data.tokenizer.decode(ids[ids < block])
+
+    if scripts and recipe.languages[recipe.source_language].scripts:
+        letters = regex.compile("[" + "".join(rf"\p{{Script={script}}}" for script in scripts) + "]")
+        return f"script {', '.join(scripts)}", lambda ids: letters.search(text(ids)) is not None
+    words = _foreign_words(data, language)
+
+    def holds(ids: np.ndarray) -> bool:
+        found = _WORD.findall(text(ids))
+        # the last word may be the beginning of a longer one
+        return any(word.lower() in words for word in found[:-1])
+
+    return f"{len(words)} words of the alignment table that the source text does not have", holds
+
+
+def _foreign_words(data: PreparedData, language: str) -> set[str]:
+    """Target words of the table, in lower case, that do not occur in the source training text."""
+    if "lexicon" not in data.artefacts:
+        raise NotMeasured(f"there is no alignment table to recognise '{language}' by")
+    entries = read_table(data.artefacts["lexicon"].folder / "lexicon.jsonl")
+    words = {word.lower() for entry in entries for word in entry.translations.get(language, [])}
+    counts = open_artefact(data.recipe.data.dir / "words", WAYPOINTS["words"])
+    return words - {word for word, _, _ in read_counts(counts.folder / "words.tsv")}
+
+
+def _share(hits: np.ndarray) -> dict[str, Any]:
+    leaked = int(hits.sum())
+    return {
+        "samples": len(hits),
+        "leaked": leaked,
+        "share": leaked / len(hits),
+        "interval": wilson_interval(leaked, len(hits)),
+    }

@@ -1,0 +1,118 @@
+"""Any checkpoint of a run as a plain model: whole on every process, in evaluation mode, without an optimizer."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from prealign.config import Recipe
+from prealign.distributed.engine import InitialValue
+from prealign.distributed.manifest import damage, read_manifest
+from prealign.distributed.piece_files import PieceReader
+from prealign.distributed.pieces import WEIGHT
+from prealign.distributed.weights import Weights, read_state
+from prealign.errors import UserError
+from prealign.objectives.joint import JointModel
+
+STAGES = ("pretrain", "align")
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Weights of one step of a run. ``origin``: the folder they are in. ``identity``: changes when its files do."""
+
+    stage: str
+    step: int
+    origin: Path
+    identity: str
+    value: InitialValue
+
+
+def find_weights(run: Path, stage: str | None = None, step: int | None = None) -> FoundWeights:
+    """The weights of a step: a checkpoint, whose hashes are checked, or the stage's final weights. Raises `UserError`.
+
+    Without ``stage`` the last one that has any; without ``step`` its end, or its newest checkpoint where it is still
+    training.
+    """
+    stages = [stage] if stage is not None else [name for name in STAGES if _steps(run, name) or _is_finished(run, name)]
+    if not stages or not (_steps(run, stages[0]) or _is_finished(run, stages[0])):
+        raise UserError(
+            f"{run}: found no weights{f' of stage {stage!r}' if stage else ''}; expected {stage or 'pretrain'}/weights "
+            f"or {stage or 'pretrain'}/checkpoints/step-N; give the folder of a run that has trained"
+        )
+    stage = stages[0]
+    there = _steps(run, stage)
+    if _is_finished(run, stage) and step in (None, _last_step(run, stage)):
+        folder = run / stage / "weights"
+        return FoundWeights(stage, _last_step(run, stage), folder, _identity(folder), Weights(folder).value)
+    step = there[-1] if step is None else step
+    if step not in there:
+        ends = [*there, _last_step(run, stage)] if _is_finished(run, stage) else there
+        raise UserError(
+            f"--step: found {step}; {run / stage} has steps {sorted(set(ends))}; give one of them "
+            f"(checkpoint.keep_every keeps more)"
+        )
+    folder = run / stage / "checkpoints" / f"step-{step}"
+    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder))
+
+
+def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:
+    """The recipe's model with these weights, in the precision that it trains in. Raises `UserError`."""
+    with torch.device("meta"):
+        model = JointModel(recipe)
+    model.to_empty(device=device)
+    dtype = torch.bfloat16 if recipe.parallel.precision == "bf16" else torch.float32
+    model.to(dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(value(name, parameter.shape))
+    return model.requires_grad_(False).eval()
+
+
+def _checkpoint_value(folder: Path) -> InitialValue:
+    manifest, wrong = read_manifest(folder)
+    found = [wrong] if wrong else damage(folder, manifest["files"])
+    if found:
+        raise UserError(f"{folder}: damaged: {'; '.join(found)}; evaluate another step")
+    reader = PieceReader(folder, sorted(manifest["files"]))
+    shapes = manifest["parameters"]
+
+    def value(name: str, shape: torch.Size) -> torch.Tensor:
+        if shapes.get(name) != list(shape):
+            raise UserError(
+                f"{folder}: weight '{name}' has shape {shapes.get(name)}; the recipe's model has {list(shape)}; use "
+                f"the recipe that the checkpoint was written with"
+            )
+        flat = torch.empty(shape.numel())
+        reader.read(WEIGHT, name, flat, 0)
+        return flat.view(shape)
+
+    return value
+
+
+def _is_finished(run: Path, stage: str) -> bool:
+    return read_state(run / stage / "weights") is not None
+
+
+def _steps(run: Path, stage: str) -> list[int]:
+    names = [path.name.removeprefix("step-") for path in (run / stage / "checkpoints").glob("step-*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _last_step(run: Path, stage: str) -> int:
+    """The step of a finished stage: the last one that its metrics name, as its last checkpoint may be gone."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return max(row["step"] for row in map(json.loads, lines) if row["stage"] == stage)
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{run / 'metrics.jsonl'}: found no row of stage '{stage}'; expected the metrics of the run; restore it"
+        ) from None
+
+
+def _identity(folder: Path) -> str:
+    """Of the files' names, sizes and times of writing: hashing weights takes minutes."""
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()

@@ -1,0 +1,73 @@
+"""Pairs of sentences with labels, as token ids."""
+
+import gzip
+import lzma
+from pathlib import Path
+
+import numpy as np
+
+from prealign.config.nli import NliData
+from prealign.errors import UserError
+from prealign.text.clone_tokenizer import CloneTokenizer
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+Pair = tuple[str, str, int]
+"""Premise, hypothesis, and the number of the label."""
+
+
+def read_pairs(data: NliData, key: str) -> list[Pair]:
+    """The pairs of a file or dataset, at most `max_rows`; ``key`` names the recipe's key in errors. Raises
+    `UserError`."""
+    pairs = _from_file(data.file, key) if data.file is not None else _from_hub(data, key)
+    if not pairs:
+        raise UserError(f"{key}: found no pair of sentences; expected at least one")
+    return pairs[: data.max_rows]
+
+
+def encode_pair(tokenizer: CloneTokenizer, language: str, pair: Pair, context: int) -> np.ndarray:
+    """Token ids (int64) of premise, line end, hypothesis, at most ``context``: what is too long is cut off the premise,
+    then off the hypothesis's beginning."""
+    premise = tokenizer.encode(pair[0].strip() + "\n", language)
+    hypothesis = tokenizer.encode(pair[1].strip(), language)[-context:]
+    room = context - len(hypothesis)
+    return np.concatenate((premise[len(premise) - min(room, len(premise)) :], hypothesis))
+
+
+def _from_file(path: Path, key: str) -> list[Pair]:
+    opened = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    pairs = []
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                parts = line.rstrip("\n").split("\t")
+                if len(parts) != 3 or parts[2] not in LABELS or not parts[1].strip():
+                    raise UserError(
+                        f"{path}, line {number}: found {line.strip()[:80]!r}; expected "
+                        f"'premise<tab>hypothesis<tab>label' with a label of {list(LABELS)}"
+                    )
+                pairs.append((parts[0], parts[1], LABELS.index(parts[2])))
+    except (OSError, UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
+        raise UserError(f"{key}: '{path}' cannot be read ({error}); expected a TSV file") from None
+    return pairs
+
+
+def _from_hub(data: NliData, key: str) -> list[Pair]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(str(data.hub), data.hub_name, split=data.hub_split)
+        columns = zip(rows["premise"], rows["hypothesis"], rows["label"])
+        return [(premise, hypothesis, _label(label)) for premise, hypothesis, label in columns]
+    except (ValueError, OSError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{key}.hub: '{data.hub}' cannot be read ({reason}); expected a dataset with premise, hypothesis, label"
+        ) from None
+
+
+def _label(label: int | str) -> int:
+    number = LABELS.index(label) if isinstance(label, str) else label
+    if number not in range(len(LABELS)):
+        raise ValueError(f"found the label {label}")
+    return number

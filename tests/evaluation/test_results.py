@@ -1,0 +1,56 @@
+"""Intervals with known values; results are written whole, and merged for the same weights only."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prealign.errors import UserError
+from prealign.evaluation.results import mean_interval, results_path, wilson_interval, write_results
+
+
+def test_wilson_interval() -> None:
+    low, high = wilson_interval(10, 50)  # statsmodels' proportion_confint(10, 50, method="wilson")
+    assert (low, high) == (pytest.approx(0.112438, abs=1e-5), pytest.approx(0.330367, abs=1e-5))
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 100)[0] == 0.0
+    assert wilson_interval(0, 100)[1] == pytest.approx(0.036995, abs=1e-5)
+    assert wilson_interval(7, 7)[1] == 1.0
+
+
+def test_mean_interval() -> None:
+    assert mean_interval([1.0]) is None
+    low, high = mean_interval([1.0, 2.0, 3.0, 4.0])  # type: ignore[misc]
+    assert (low, high) == (pytest.approx(2.5 - 2.054261, abs=1e-3), pytest.approx(2.5 + 2.054261, abs=1e-3))
+    many = [float(i % 2) for i in range(60)]
+    low, high = mean_interval(many)  # type: ignore[misc]
+    assert (high - low) / 2 == pytest.approx(2.000995 * 0.504219 / 60**0.5, abs=1e-4)
+
+
+def test_results_of_the_same_weights_are_kept(tmp_path: Path) -> None:
+    path = results_path(tmp_path, "pretrain", 7)
+    assert path == tmp_path / "evaluation" / "step-7.json"
+    assert results_path(tmp_path, "align", 7).name == "align-step-7.json"
+    write_results(path, {"identity": "a", "metrics": {"lm": {"x": 1}}})
+    write_results(path, {"identity": "a", "metrics": {"mexa": {"x": 2}}})
+    assert json.loads(path.read_text())["metrics"] == {"lm": {"x": 1}, "mexa": {"x": 2}}
+    write_results(path, {"identity": "b", "metrics": {"mexa": {"x": 3}}})
+    assert json.loads(path.read_text())["metrics"] == {"mexa": {"x": 3}}
+    path.write_text("half a fi")
+    write_results(path, {"identity": "b", "metrics": {"lm": {"x": 4}}})
+    assert json.loads(path.read_text())["metrics"] == {"lm": {"x": 4}}
+
+
+def test_a_value_that_is_no_number_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "step-1.json"
+    write_results(path, {"identity": "a", "metrics": {}})
+    before = path.read_text()
+    with pytest.raises(UserError, match="runs/a/weights: its model gives values that are not finite"):
+        write_results(path, {"identity": "a", "weights": "runs/a/weights", "metrics": {"lm": float("nan")}})
+    assert path.read_text() == before
+
+
+def test_no_room(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"step-1.json: cannot be written"):
+        write_results(results_path(tmp_path, "pretrain", 1), {"identity": "a", "metrics": {}})

@@ -1,0 +1,138 @@
+"""launchers/evaluate.py on a small run: any checkpoint, one process or two, one-line errors."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prealign.config import Recipe
+from tests.conftest import tiny_recipe
+from tests.processes import ROOT, finish, free_port, metrics, start, train
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = tiny_recipe(
+        data_dir,
+        checkpoint={"every": 40, "keep": 9},
+        evaluation={"every": 40, "tokens": 2000, "probe_words": 50, "retrieval_words": 100, "parallel_sentences": 20},
+        parallel={"precision": "fp32", "zero_stage": 1},
+    )
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    train(recipe, folder)
+    return folder
+
+
+def evaluate(run: Path, *options: str, ranks: int = 1) -> tuple[int, str, str]:
+    return finish(start(["launchers/evaluate.py", "--run", str(run), *options], ranks))
+
+
+def results(run: Path, step: int, prefix: str = "") -> dict[str, Any]:
+    return json.loads((run / "evaluation" / f"{prefix}step-{step}.json").read_text())
+
+
+def steps(run: Path) -> int:
+    return max(row["step"] for row in metrics(run) if row["stage"] == "pretrain")
+
+
+def test_final_weights_and_checkpoints_give_what_training_logged(trained: Path) -> None:
+    last = steps(trained)
+    code, out, err = evaluate(trained)
+    assert code == 0, err
+    assert f"written: {trained / 'evaluation' / f'step-{last}.json'}" in out
+    assert "skipped: no words are held out" in out
+    code, _, err = evaluate(trained, "--step", "40", "--only", "lm,mexa", ranks=2)
+    assert code == 0, err
+    logged = {row["step"]: row for row in metrics(trained) if row["kind"] == "eval" and row["stage"] == "pretrain"}
+    for step, weights in ((last, "weights"), (40, "step-40")):
+        record = results(trained, step)
+        assert Path(record["weights"]).name == weights
+        for language in ("en", "clone"):
+            found = record["metrics"]["lm"][language]
+            assert found["perplexity"] == pytest.approx(logged[step][f"perplexity/{language}"], rel=1e-5)
+            assert found["bits_per_byte"] == pytest.approx(logged[step][f"bits_per_byte/{language}"], rel=1e-5)
+    assert set(results(trained, 40)["metrics"]) == {"lm", "mexa"}
+
+
+def test_one_and_two_processes_agree(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("evaluation"))
+    code, _, err = evaluate(run, "--stage", "align", "--only", "lm,alignment,mexa")
+    assert code == 0, err
+    path = run / "evaluation" / f"align-{next((run / 'evaluation').glob('align-*')).name.removeprefix('align-')}"
+    alone = json.loads(path.read_text())["metrics"]
+    path.unlink()
+    code, _, err = evaluate(run, "--stage", "align", "--only", "lm,alignment,mexa", ranks=2)
+    assert code == 0, err
+    together = json.loads(path.read_text())["metrics"]
+    assert together["mexa"] == alone["mexa"]
+    assert together["alignment"] == alone["alignment"]
+    assert together["lm"]["en"]["nats"] == pytest.approx(alone["lm"]["en"]["nats"], rel=1e-9)
+    assert together["lm"]["en"]["words"]["seen"] == pytest.approx(alone["lm"]["en"]["words"]["seen"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--step", "3"], "--step: found 3; "),
+        (["--only", "lm,bleu"], "--only: found 'bleu'; expected names of"),
+        (["--only", ","], "--only: found no name"),
+        (["evaluation.tokenz=1"], "evaluation.tokenz: unknown key; did you mean 'tokens'"),
+        (["model.hidden_size=64"], "has shape"),
+        (["data.dir=/nowhere"], "no such tokenizer; run launchers/prepare.py"),
+        (["evaluation.parallel.en=a.tsv"], "evaluation.parallel: found 'en'; expected target languages: ['clone']"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_code_2(trained: Path, options: list[str], message: str) -> None:
+    code, _, err = evaluate(trained, *options)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in err
+
+
+def test_torchrun(trained: Path) -> None:
+    """Which would take --run for an option of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    command += ["launchers/evaluate.py", "--run-dir", str(trained), "--only", "mexa", "--step", "40"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step-40.json" in done.stdout
+
+
+def test_runs_that_are_none(trained: Path, tmp_path: Path, recipe: Recipe) -> None:
+    code, _, err = evaluate(tmp_path)
+    assert (code, err.count("error: ")) == (2, 1)
+    assert "found no recipe.yaml there; expected the folder of a run" in err
+    shutil.copy(trained / "recipe.yaml", tmp_path)
+    code, _, err = evaluate(tmp_path)
+    assert (code, err.count("error: ")) == (2, 1)
+    assert "found no weights" in err
+
+
+def test_a_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("evaluation"))
+    part = next((run / "pretrain" / "checkpoints" / "step-40").glob("rank-*.safetensors"))
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    code, _, err = evaluate(run, "--step", "40")
+    assert code == 2
+    assert "step-40: damaged: rank-00000-000.safetensors has SHA-256" in err
+    assert not (run / "evaluation").exists()
