@@ -11,7 +11,8 @@ from prealign.config import Recipe
 from prealign.distributed.engine import InitialValue
 from prealign.distributed.manifest import damage, read_manifest
 from prealign.distributed.piece_files import PieceReader
-from prealign.distributed.pieces import WEIGHT
+from prealign.distributed.pieces import WEIGHT, Piece
+from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.weights import Weights, read_state
 from prealign.errors import UserError
 from prealign.objectives.joint import JointModel
@@ -86,7 +87,8 @@ def _checkpoint_value(folder: Path) -> InitialValue:
                 f"the recipe that the checkpoint was written with"
             )
         flat = torch.empty(shape.numel())
-        reader.read(WEIGHT, name, flat, 0)
+        whole = Piece(name, Shard.of(name, shape[0], 0, 1), 0, flat.numel(), flat, 0)
+        reader.read(WEIGHT, whole, flat.numel(), flat)
         return flat.view(shape)
 
     return value

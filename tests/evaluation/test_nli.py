@@ -49,7 +49,7 @@ def nli_recipe(data_dir: Path, folder: Path, **changes: object) -> Recipe:
     )
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_what_is_learned_in_english_passes_to_a_perfect_clone(
     data_dir: Path, tmp_path: Path, ranks: int, zero_stage: int
 ) -> None:

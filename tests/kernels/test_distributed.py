@@ -30,8 +30,8 @@ def one_rank(rank: int, ranks: int, words: int, few: bool, impl: str) -> tuple[l
     [
         (2, 64, False, "chunked"),
         (2, 33, False, "chunked"),  # uneven shares
-        (3, 50, False, "chunked"),
-        (4, 50, False, "chunked"),
+        pytest.param(3, 50, False, "chunked", marks=pytest.mark.slow),
+        pytest.param(4, 50, False, "chunked", marks=pytest.mark.slow),
         (4, 3, False, "chunked"),  # a rank without words
         (2, 65, True, "chunked"),  # a rank without anchors
         (2, 65, True, "triton"),

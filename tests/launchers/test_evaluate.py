@@ -97,6 +97,7 @@ def test_mistakes_end_in_one_line_and_code_2(trained: Path, options: list[str], 
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_torchrun(trained: Path) -> None:
     """Which would take --run for an option of its own."""
     command = [

@@ -43,6 +43,7 @@ def losses(folder: Path) -> list[dict[str, Any]]:
     return [row for row in metrics(folder) if row["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_the_same(phased: Recipe, run: Path, tmp_path: Path) -> None:
     train(phased, tmp_path / "parts", 1, "--stop-after", "10")
     train(phased, tmp_path / "parts")

@@ -52,7 +52,15 @@ def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {stage: train(recipe_of(data_dir, stage), folder / str(stage), 2) for stage in (1, 3)}
 
 
-@pytest.mark.parametrize(("zero_stage", "rows"), [(1, 3), (1, 19), (1, 30), (3, 33)])
+@pytest.mark.parametrize(
+    ("zero_stage", "rows"),
+    [
+        (1, 19),
+        pytest.param(1, 3, marks=pytest.mark.slow),
+        pytest.param(1, 30, marks=pytest.mark.slow),
+        pytest.param(3, 33, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_started_again(
     undisturbed: dict[int, list[dict[str, Any]]], data_dir: Path, tmp_path: Path, zero_stage: int, rows: int
 ) -> None:
