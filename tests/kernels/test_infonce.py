@@ -232,6 +232,20 @@ def test_positives_cost_the_tiles_nothing() -> None:
     assert (plan.tile_index >= 0).nonzero().flatten().tolist() == diagonal.tolist()
 
 
+@BOTH
+@pytest.mark.parametrize("include_self", [False, True])
+def test_a_word_that_ignores_itself(impl: str, include_self: bool, device: torch.device) -> None:
+    """Listed so, it is left out whatever ``include_self`` says, and no other pair changes."""
+    words = torch.arange(40)
+    positives, _, weight = vars(full_relations(words // 2)).values()
+    ignored = csr(words.repeat(2), torch.cat((words, (words + 3) % 40)), 40)
+    relations = Relations(positives, ignored, weight)
+    z = unit_vectors(2, 40, 24, seed=3, dtype=torch.float32).detach()
+    expected = gradient("reference", z.double().requires_grad_(), relations, 0.1, include_self=include_self)
+    got = gradient(impl, z.to(device).requires_grad_(), relations.to(device), 0.1, include_self=include_self)
+    assert_close(got, expected, 5e-6)
+
+
 def test_double_precision_is_not_for_triton() -> None:
     relations = full_relations(torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="impl='chunked'"):
@@ -359,9 +373,11 @@ def test_wrong_temperature_is_an_error(tau: float) -> None:
         multilayer_infonce(torch.zeros(2, 4, 8), full_relations(torch.zeros(4, dtype=torch.int64)), tau)
 
 
-def test_half_precision_is_an_error() -> None:
-    with pytest.raises(ValueError, match="bfloat16"):
-        multilayer_infonce(torch.zeros(2, 4, 8).half(), full_relations(torch.zeros(4, dtype=torch.int64)), 0.1)
+@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("int64", "int64"), ("bfloat16", "float32")])
+def test_wrong_dtypes_are_errors(dtypes: tuple[str, str]) -> None:
+    layers = [torch.zeros(4, 8, dtype=getattr(torch, dtype)) for dtype in dtypes]
+    with pytest.raises(ValueError, match=f"{dtypes[0]}.*expected one of bfloat16"):
+        multilayer_infonce(layers, full_relations(torch.zeros(4, dtype=torch.int64)), 0.1)
 
 
 def test_wrong_shape_is_an_error() -> None:
