@@ -327,6 +327,8 @@ def row_gradient(
 ) -> torch.Tensor:
     """See `prealign.kernels.chunked.row_gradient`; ``G`` is rounded to the dtype of ``own``."""
     piece, size = plan.piece, own.shape[1]
+    if not len(columns):  # no anchors in the batch: nothing to launch, nothing to multiply
+        return torch.zeros(own.shape, dtype=torch.float32, device=own.device)
     row_shift = None if row_lse is None else row_lse * _LOG2E - torch.log2(piece.row_weight)
     column_shift = None if column_lse is None else column_lse * _LOG2E - torch.log2(piece.column_weight)
     terms = {"ROW_TERMS": row_lse is not None, "COLUMN_TERMS": column_lse is not None}

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, shard
+from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, shard
 from prealign.kernels import chunked as chunked_module
 from prealign.kernels.pieces import make_piece
 
@@ -215,6 +216,33 @@ def test_grids_have_one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = triton_module.tiles_for(torch.float32)
     assert grids[0] == (-(-70_000 // tiles.rows) * -(-70_000 // tiles.columns),)
     assert all(len(grid) == 1 for grid in grids)
+
+
+@pytest.mark.parametrize("anchors", [0, 1])
+def test_nothing_is_launched_for_nothing(anchors: int, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """CUDA refuses a grid of 0 programs: no anchors at all, or none among a rank's words."""
+
+    class Checker:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            assert grid[0] > 0
+            return self.kernel[grid]
+
+    for name in ("_lse_kernel", "_matrix_kernel", "_product_kernel", "_special_kernel"):
+        monkeypatch.setattr(triton_module, name, Checker(getattr(triton_module, name)))
+    relations = (sparse_relations(20, 1) if anchors else full_relations(torch.arange(20))).to(device)
+    z = list(unit_vectors(1, 20, 8, seed=0, dtype=torch.float32).detach().to(device))
+    rank = (relations, 0.1, False, None, 0)
+    own = [z[0][:10].contiguous()]  # words 0 to 9; the anchor is word 19
+    monkeypatch.setattr(passes, "gathered_layers", lambda *_: zip(own, z))
+    monkeypatch.setattr(passes, "gather_rows", lambda local, *_: torch.cat((local, torch.zeros_like(local))))
+    losses, _, lse = passes.forward(triton_module, own, *rank)
+    assert losses.item() == 0
+    (gradient,) = passes.backward(triton_module, torch.ones(1, device=device), own, lse, *rank)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any() == bool(anchors)
 
 
 def test_positives_cost_the_tiles_nothing() -> None:
