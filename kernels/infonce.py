@@ -15,6 +15,8 @@ from prealign.kernels.relations import Relations
 
 Implementation = Literal["auto", "triton", "chunked", "reference"]
 
+_DTYPES = {torch.bfloat16, torch.float32, torch.float64}
+
 
 def multilayer_infonce(
     z: torch.Tensor | Sequence[torch.Tensor],
@@ -50,8 +52,9 @@ def multilayer_infonce(
             f"z has shape {(len(layers), *layers[0].shape)}; expected [layers, {end - begin}, D] on rank {rank} of "
             f"{ranks}"
         )
-    if layers[0].dtype == torch.float16:
-        raise ValueError("z is float16, in which small gradients vanish; expected bfloat16, float32 or float64")
+    dtypes = {layer.dtype for layer in layers}
+    if len(dtypes) > 1 or not dtypes <= _DTYPES:  # in float16 small gradients vanish
+        raise ValueError(f"z has dtypes {sorted(map(str, dtypes))}; expected one of bfloat16, float32, float64 for all")
     if not tau > 0:
         raise ValueError(f"tau={tau}; expected a temperature above 0")
     if impl == "reference":

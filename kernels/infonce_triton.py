@@ -257,13 +257,16 @@ def plan_lse(piece: Piece, dtype: torch.dtype) -> LsePlan:
     """Pack the pairs that a row's denominator leaves out, by tile."""
     tiles = _checked_tiles(dtype)
     left_out = [piece.ignored] if piece.include_self else [piece.ignored, piece.same]
-    row, column = (torch.cat(parts) for parts in zip(*((pairs.rows, pairs.columns) for pairs in left_out)))
+    # each pair once: a word may also be listed as ignored by itself
+    width = max(len(piece.columns), 1)
+    keys = torch.cat([_keys(pairs, width) for pairs in left_out]).unique()
+    row, column = keys // width, keys % width
     column_tiles = triton.cdiv(len(piece.columns), tiles.columns)
     numbers, which = torch.unique(row // tiles.rows * column_tiles + column // tiles.columns, return_inverse=True)
     all_tiles = triton.cdiv(len(piece.rows), tiles.rows) * column_tiles
     index = torch.full((all_tiles,), -1, dtype=torch.int32, device=row.device)
     index[numbers] = torch.arange(len(numbers), dtype=torch.int32, device=row.device)
-    # every pair is there once, so its bit can be added; bit 31 wraps to the sign
+    # bits that differ can be added; bit 31 wraps to the sign
     place = (which * tiles.rows + row % tiles.rows) * tiles.columns + column % tiles.columns
     bits = index.new_zeros(max(len(numbers), 1) * tiles.rows * tiles.columns // 32)
     bits.index_add_(0, place // 32, (torch.ones_like(place) << (place % 32)).to(torch.int32))
@@ -281,11 +284,10 @@ def plan_gradient(piece: Piece, dtype: torch.dtype, row_terms: bool, column_term
         special += [(IGNORED_BY, piece.ignored_by), (POSITIVE_OF, piece.positive_of)]
         special += [] if piece.include_self else [(IGNORED_BY, piece.same)]
     width = max(len(piece.columns), 1)
-    keys, which = torch.unique(
-        torch.cat([pairs.rows * width + pairs.columns for _, pairs in special]), return_inverse=True
-    )
-    bits = torch.cat([torch.full_like(pairs.rows, kind.value) for kind, pairs in special])
-    kinds = torch.zeros_like(keys).index_add_(0, which, bits)
+    keys, which = torch.unique(torch.cat([_keys(pairs, width) for _, pairs in special]), return_inverse=True)
+    kinds = torch.zeros_like(keys)
+    for (kind, _), entries in zip(special, which.split([len(pairs.rows) for _, pairs in special])):
+        kinds[entries] |= kind.value
     # a block is a whole number of tiles high
     height = max(1, _WORKSPACE_ELEMENTS // width // tiles.rows) * tiles.rows
     first = torch.arange(0, len(piece.rows) + height, height).clamp(max=len(piece.rows)).unique()
@@ -325,6 +327,8 @@ def row_gradient(
 ) -> torch.Tensor:
     """See `prealign.kernels.chunked.row_gradient`; ``G`` is rounded to the dtype of ``own``."""
     piece, size = plan.piece, own.shape[1]
+    if not len(columns):  # no anchors in the batch: nothing to launch, nothing to multiply
+        return torch.zeros(own.shape, dtype=torch.float32, device=own.device)
     row_shift = None if row_lse is None else row_lse * _LOG2E - torch.log2(piece.row_weight)
     column_shift = None if column_lse is None else column_lse * _LOG2E - torch.log2(piece.column_weight)
     terms = {"ROW_TERMS": row_lse is not None, "COLUMN_TERMS": column_lse is not None}
@@ -364,6 +368,11 @@ def pair_products(own: torch.Tensor, columns: torch.Tensor, pairs: Pairs) -> tor
             len(products), own.shape[1], own.stride(0), columns.stride(0), **PAIRS,
         )  # fmt: skip
     return products
+
+
+def _keys(pairs: Pairs, width: int) -> torch.Tensor:
+    """A number for each pair, ascending by row and column; int64 ``[E]``."""
+    return pairs.rows * width + pairs.columns
 
 
 def _constants(tiles: Tiles, size: int) -> dict[str, int | bool]:

@@ -76,12 +76,12 @@ def backward(
     if few:
         anchors = _anchors(relations, begin, own_count, lse.dtype)
         piece = make_piece(relations, own_numbers[anchors], everyone, include_self, lse.dtype)
-        as_anchors = backend.plan_gradient(piece, dtype, True, False)
+        as_anchors = backend.plan_gradient(piece, dtype, row_terms=True, column_terms=False)
         piece = make_piece(relations, own_numbers, all_anchors, include_self, lse.dtype)
-        against_anchors = backend.plan_gradient(piece, dtype, False, True)
+        against_anchors = backend.plan_gradient(piece, dtype, row_terms=False, column_terms=True)
     else:
         piece = make_piece(relations, own_numbers, everyone, include_self, lse.dtype)
-        whole = backend.plan_gradient(piece, dtype, True, True)
+        whole = backend.plan_gradient(piece, dtype, row_terms=True, column_terms=True)
     # all layers' at once, so that no later gather waits behind a layer's vectors
     columns_lse = gather_rows(lse.T.contiguous(), total, group).T.contiguous()
     gradients = []

@@ -1,5 +1,6 @@
 """Word vectors from token vectors: mean over a span, then unit length."""
 
+import math
 from types import ModuleType
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ def pool_spans(
         raise ValueError(f"found a table of shape {tuple(hidden.shape)}; expected [V, D]")
     if impl == "auto":
         impl = "triton" if hidden.is_cuda else "torch"
-    flat = hidden.reshape(-1, *hidden.shape[-2:])
+    flat = hidden.reshape(math.prod(hidden.shape[:-2]), *hidden.shape[-2:])  # -1 fails without tokens
     z, _ = _pool(flat, ids, starts, lengths, impl)
     return z.view(*hidden.shape[:-2], len(starts), hidden.shape[-1])
 

@@ -11,8 +11,8 @@ def infonce_reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-layer loss and mean cosine of positives, both ``[layers]``; ``z`` is ``[layers, W, D]``, rows of unit length.
 
-        L^l = - sum_j a_j / n_j * sum_{i in P(j)} ( s_ij - log sum_{k != j, k not in I(j)} exp s_jk ),   s_ij = <z_i,
-        z_j> / tau
+        L^l = - sum_j a_j / n_j * sum_{i in P(j)} ( s_ij - log sum_{k != j, k not in I(j)} exp s_jk )
+        s_ij = <z_i, z_j> / tau
 
     The cosine is ``sum_j a_j / n_j * sum_{i in P(j)} <z_i, z_j>``.
     """

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import torch
 
 Csr = tuple[torch.Tensor, torch.Tensor]
-"""A relation: ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists its words, each once, ascending,
-without ``j`` itself."""
+"""A relation: ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists its words, each once, ascending
+(`csr` makes it so)."""
 
 
 @dataclass(frozen=True)
 class Relations:
     """Two relations over the ``W`` words of a batch, the same on every rank.
 
-    ``positives``: row ``j`` lists P(j). ``ignored``: row ``j`` lists I(j). ``anchor_weight``: ``a_j``, float ``[W]``, 0
-    where P(j) is empty.
+    ``positives``: row ``j`` lists P(j), without ``j``. ``ignored``: row ``j`` lists I(j). ``anchor_weight``: ``a_j``,
+    float ``[W]``, at least 0, and 0 where P(j) is empty.
     """
 
     positives: Csr

@@ -20,6 +20,13 @@ POINTERS = {
     **dict.fromkeys(("maxima", "sums", "inverse", "scale", "products"), "*fp32"),
     **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
+TERMS = (
+    {"ROW_TERMS": True, "COLUMN_TERMS": True},
+    {"ROW_TERMS": True, "COLUMN_TERMS": False, "column_shift": None},
+    {"ROW_TERMS": False, "COLUMN_TERMS": True, "row_shift": None},
+)
+"""All words as anchors, and the two rectangles of few anchors."""
+
 VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
 
 
@@ -72,12 +79,13 @@ def main() -> None:
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
             fixed |= {"WHOLE": True, "INTERPRET": False}
-            terms = {"ROW_TERMS": True, "COLUMN_TERMS": True}
-            print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, fixed)))
-            print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, fixed | terms)))
             pairs = infonce_triton.PAIRS
+            print(json.dumps(build(infonce_triton._lse_kernel, dtype, capability, options, fixed)))
+            for terms in TERMS:
+                print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, fixed | terms)))
+                warps = {"num_warps": pairs["num_warps"]}
+                print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, warps, pairs | terms)))
             options = {"num_warps": pairs["num_warps"]}
-            print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, options, pairs | terms)))
             print(json.dumps(build(infonce_triton._product_kernel, dtype, capability, options, pairs)))
             block = pool_triton._block(2048)
             options = {"num_warps": block["num_warps"]}

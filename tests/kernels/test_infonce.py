@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, shard
+from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, shard
 from prealign.kernels import chunked as chunked_module
 from prealign.kernels.pieces import make_piece
 
@@ -217,6 +218,33 @@ def test_grids_have_one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(grid) == 1 for grid in grids)
 
 
+@pytest.mark.parametrize("anchors", [0, 1])
+def test_nothing_is_launched_for_nothing(anchors: int, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """CUDA refuses a grid of 0 programs: no anchors at all, or none among a rank's words."""
+
+    class Checker:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            assert grid[0] > 0
+            return self.kernel[grid]
+
+    for name in ("_lse_kernel", "_matrix_kernel", "_product_kernel", "_special_kernel"):
+        monkeypatch.setattr(triton_module, name, Checker(getattr(triton_module, name)))
+    relations = (sparse_relations(20, 1) if anchors else full_relations(torch.arange(20))).to(device)
+    z = list(unit_vectors(1, 20, 8, seed=0, dtype=torch.float32).detach().to(device))
+    rank = (relations, 0.1, False, None, 0)
+    own = [z[0][:10].contiguous()]  # words 0 to 9; the anchor is word 19
+    monkeypatch.setattr(passes, "gathered_layers", lambda *_: zip(own, z))
+    monkeypatch.setattr(passes, "gather_rows", lambda local, *_: torch.cat((local, torch.zeros_like(local))))
+    losses, _, lse = passes.forward(triton_module, own, *rank)
+    assert losses.item() == 0
+    (gradient,) = passes.backward(triton_module, torch.ones(1, device=device), own, lse, *rank)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any() == bool(anchors)
+
+
 def test_positives_cost_the_tiles_nothing() -> None:
     """Scattered positives: only tiles on the diagonal, which hold words and themselves, leave pairs out."""
     words = 1000
@@ -230,6 +258,20 @@ def test_positives_cost_the_tiles_nothing() -> None:
     number = torch.arange(words) // plan.tiles.rows * -(-words // plan.tiles.columns)
     diagonal = (number + torch.arange(words) // plan.tiles.columns).unique()
     assert (plan.tile_index >= 0).nonzero().flatten().tolist() == diagonal.tolist()
+
+
+@BOTH
+@pytest.mark.parametrize("include_self", [False, True])
+def test_a_word_that_ignores_itself(impl: str, include_self: bool, device: torch.device) -> None:
+    """Listed so, it is left out whatever ``include_self`` says, and no other pair changes."""
+    words = torch.arange(40)
+    positives, _, weight = vars(full_relations(words // 2)).values()
+    ignored = csr(words.repeat(2), torch.cat((words, (words + 3) % 40)), 40)
+    relations = Relations(positives, ignored, weight)
+    z = unit_vectors(2, 40, 24, seed=3, dtype=torch.float32).detach()
+    expected = gradient("reference", z.double().requires_grad_(), relations, 0.1, include_self=include_self)
+    got = gradient(impl, z.to(device).requires_grad_(), relations.to(device), 0.1, include_self=include_self)
+    assert_close(got, expected, 5e-6)
 
 
 def test_double_precision_is_not_for_triton() -> None:
@@ -359,9 +401,11 @@ def test_wrong_temperature_is_an_error(tau: float) -> None:
         multilayer_infonce(torch.zeros(2, 4, 8), full_relations(torch.zeros(4, dtype=torch.int64)), tau)
 
 
-def test_half_precision_is_an_error() -> None:
-    with pytest.raises(ValueError, match="bfloat16"):
-        multilayer_infonce(torch.zeros(2, 4, 8).half(), full_relations(torch.zeros(4, dtype=torch.int64)), 0.1)
+@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("int64", "int64"), ("bfloat16", "float32")])
+def test_wrong_dtypes_are_errors(dtypes: tuple[str, str]) -> None:
+    layers = [torch.zeros(4, 8, dtype=getattr(torch, dtype)) for dtype in dtypes]
+    with pytest.raises(ValueError, match=f"{dtypes[0]}.*expected one of bfloat16"):
+        multilayer_infonce(layers, full_relations(torch.zeros(4, dtype=torch.int64)), 0.1)
 
 
 def test_wrong_shape_is_an_error() -> None:

@@ -124,12 +124,22 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])
-def test_no_words(impl: str, device: torch.device) -> None:
+@pytest.mark.parametrize("shape", [(4, 3), (0, 3), (2, 0, 3)])
+def test_no_words(impl: str, shape: tuple[int, ...], device: torch.device) -> None:
     nothing = torch.empty(0, dtype=torch.int64, device=device)
-    hidden = torch.randn(4, 3, device=device, requires_grad=True)
+    hidden = torch.randn(shape, device=device, requires_grad=True)
     z = pool_spans(hidden, nothing, nothing, impl=impl)
-    assert z.shape == (0, 3)
+    assert z.shape == (*shape[:-2], 0, 3)
     assert (torch.autograd.grad(z.sum(), hidden)[0] == 0).all()
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize("by_id", [False, True])
+def test_operators_are_registered_as_torch_expects(impl: str, by_id: bool, device: torch.device) -> None:
+    hidden = torch.randn(1 if by_id else 2, 6, 8, device=device, requires_grad=True)
+    ids = torch.tensor([1, 1, 4, 5, 3, 0], device=device) if by_id else None
+    starts, lengths = torch.tensor([0, 3], device=device), torch.tensor([2, 3], device=device)
+    torch.library.opcheck(torch.ops.prealign.pool, (hidden, ids, starts, lengths, impl))
 
 
 def test_compiles_without_a_graph_break() -> None:
