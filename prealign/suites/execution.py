@@ -58,7 +58,7 @@ class _Executor:
         self._plan = plan
         self._processes = processes
         self._say = say
-        self._prepared: set[tuple[Path, str]] = set()
+        self._prepared: set[str] = set()
         self._failed: dict[str, str] = {}
 
     def bring(self, measurement: Measurement) -> None:
@@ -81,12 +81,16 @@ class _Executor:
     def _train(self, training: Training) -> None:
         if is_trained(training) and self._settings_stand(training):
             return
-        if (key := _prepared_by(training)) not in self._prepared:
-            self._say(f"prepare {training.recipe.data.dir}")
-            self._processes.run("prepare.py", _arguments(training), self._log(training.name), distributed=False)
-            self._prepared.add(key)
+        data = f"{training.recipe.data.dir}{'' if training.recipe.facts is None else ' with facts'}"
+        if data not in self._prepared:
+            self._once(data, lambda: self._prepare(training, data))
         self._say(f"train   {training.name}: {training.tokens:,} tokens of text")
         self._processes.run("pretrain.py", _arguments(training), self._log(training.name))
+
+    def _prepare(self, training: Training, data: str) -> None:
+        self._say(f"prepare {data}")
+        self._processes.run("prepare.py", _arguments(training), self._log(training.name), distributed=False)
+        self._prepared.add(data)
 
     def _settings_stand(self, training: Training) -> bool:
         """Whether the run folder's recipe is measured as this one; `launchers/pretrain.py` brings it up to date."""
@@ -94,9 +98,9 @@ class _Executor:
         return path.is_file() and load_recipe(str(path)).evaluation == training.recipe.evaluation
 
     def _once(self, name: str, do: Callable[[], None]) -> None:
-        """What has failed in this call is not tried again for another run that needs it."""
+        """What has failed in this call is not tried again for another run that needs it; ``name``: a run, or data."""
         if name in self._failed:
-            raise Failed(f"{name}, which it starts from, has failed: {self._failed[name]}")
+            raise Failed(f"needs {name}, which has failed: {self._failed[name]}")
         try:
             do()
         except (Failed, UserError) as error:
@@ -113,8 +117,3 @@ class _Executor:
 
 def _arguments(training: Training) -> list[str]:
     return ["--config", training.config, *training.overrides]
-
-
-def _prepared_by(training: Training) -> tuple[Path, str]:
-    facts = training.recipe.facts
-    return training.recipe.data.dir, "" if facts is None else facts.model_dump_json()

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -35,12 +34,11 @@ class Processes:
     """Runs one command after another; within its ``with`` block (of the main thread) the signals that stop a run go
     to the command's whole process group, as SIGTERM, and `run` raises `Interrupted` when the group has ended."""
 
-    def __init__(self, launcher: str, launchers: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, launcher: str, launchers: Path) -> None:
         self._launcher = shlex.split(launcher)
         if not self._launcher:
             raise UserError("--launcher: found nothing; expected a command, as 'deepspeed --num_accelerators 2'")
         self._launchers = launchers
-        self._say = say
         self._child: subprocess.Popen[str] | None = None
         self._stopping = False
         self._before: dict[signal.Signals, Any] = {}

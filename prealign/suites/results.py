@@ -97,7 +97,9 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
 
 def speed_of(run: Run) -> float | None:
     """Tokens per second of the pretrain stage: the median of what it logged."""
-    logged = sorted(row["tokens_per_second"] for row in run.rows if row["kind"] == "train" and row["stage"] == "pretrain")
+    logged = sorted(
+        row["tokens_per_second"] for row in run.rows if row["kind"] == "train" and row["stage"] == "pretrain"
+    )
     return logged[len(logged) // 2] if logged else None
 
 

@@ -1,4 +1,4 @@
-"""A suite as ``configs/suites/NAME.yaml`` writes it: rows of variants, columns of measured values, the paper's numbers."""
+"""A suite as ``configs/suites/NAME.yaml`` has it: rows of variants, columns of measured values, the paper's numbers."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,30 +103,32 @@ class Suite(Section):
         return [row for row in self.rows if scale in row.scales]
 
 
-def suite_names(folder: Path = SUITES) -> list[str]:
+def suite_names() -> list[str]:
     """Names of all suites."""
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "variants")
+    return sorted(path.stem for path in SUITES.glob("*.yaml") if path.stem != "variants")
 
 
-def load_suite(name: str, folder: Path = SUITES) -> Suite:
-    """One suite by its name. Raises `UserError`."""
-    if name not in suite_names(folder):
-        raise UserError(f"found '{name}'; expected suites of {suite_names(folder)}, or 'all'")
-    path = folder / f"{name}.yaml"
+def load_suite(name: str) -> Suite:
+    """One suite by its name, or by the path of a file of one's own. Raises `UserError`."""
+    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"found suite '{name}'; expected one of {suite_names()}, 'all', or a YAML file")
     try:
-        suite = Suite.model_validate({"name": name} | _mapping(path))
+        suite = Suite.model_validate({"name": path.stem} | _mapping(path))
     except ValidationError as error:
         raise UserError(_first_problem(path, error)) from None
-    known = load_variants(folder)
+    known = load_variants()
     for row in suite.rows:
         if row.variant not in known:
-            raise UserError(f"{path}: rows: found variant '{row.variant}'; expected one of {list(known)}")
+            raise UserError(
+                f"{path}: rows: found variant '{row.variant}'; expected one of {list(known)} (variants.yaml)"
+            )
     return suite
 
 
-def load_variants(folder: Path = SUITES) -> dict[str, Variant]:
+def load_variants() -> dict[str, Variant]:
     """The variants by name. Raises `UserError`."""
-    path = folder / "variants.yaml"
+    path = SUITES / "variants.yaml"
     try:
         return {name: Variant.model_validate(value) for name, value in _mapping(path).items()}
     except ValidationError as error:
