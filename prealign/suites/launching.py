@@ -38,7 +38,8 @@ class Processes:
         self._launcher = shlex.split(launcher)
         if not self._launcher:
             raise UserError("--launcher: found nothing; expected a command, as 'deepspeed --num_accelerators 2'")
-        self._launchers = launchers
+        here = Path.cwd()
+        self._launchers = launchers.relative_to(here) if launchers.is_relative_to(here) else launchers
         self._child: subprocess.Popen[str] | None = None
         self._stopping = False
         self._before: dict[signal.Signals, Any] = {}

@@ -38,7 +38,7 @@ pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: .8rem }
 {% if suite.setting %}<p class="note">{{ suite.setting }}</p>{% endif %}
 <div class="wide">{{ suite.table | safe }}</div>
 <p class="note">Ours, mean{% if suite.seeds > 1 %} and standard deviation over {{ suite.seeds }} seeds{% endif %}; in
-parentheses the paper's value. Perplexities: lower is better; others: {{ suite.higher }}.</p>
+parentheses the paper's value. {{ suite.better }}</p>
 {% for line in suite.chance %}<p class="warn">{{ line }}</p>{% endfor %}
 {% if suite.missing %}<p class="note">Missing:</p><ul class="note">
 {% for line in suite.missing %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
@@ -109,7 +109,7 @@ def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
         f"{suite.scales[plan.scale].recipe}.",  # type: ignore[index]
         "table": _html(_table(numbers)),
         "seeds": len(suite.scales[plan.scale].seeds),  # type: ignore[index]
-        "higher": f"higher for {', '.join(higher)}" if higher else "lower",
+        "better": f"Higher is better for {', '.join(higher)}, lower for the rest." if higher else "Lower is better.",
         "chance": numbers.chance,
         "missing": list(_missing(numbers)),
         "orders": _html(orders, "text") if len(orders) > 1 else "",
