@@ -65,7 +65,7 @@ def test_from_text_to_page(tmp_path: Path) -> None:
 def test_the_plan_of_all_suites() -> None:
     code, out, err = reproduce("all", "--scale", "paper", "--list")
     assert code == 0, err
-    assert "for figure4 'PreAlign', table1 'PreAlign', table2 'PreAlign (both)'" in out
+    assert "for figure3 'PreAlign', figure4 'PreAlign', table1 'PreAlign', table2 'PreAlign (both)'" in out
 
 
 @pytest.mark.parametrize(
