@@ -3,6 +3,7 @@
     python launchers/evaluate.py --run runs/enclone_demo
     deepspeed --num_accelerators 2 launchers/evaluate.py --run runs/enclone_demo --step 300 --only lm,alignment
     python launchers/evaluate.py --run runs/real_150m evaluation.parallel.de=en-de.tsv evaluation.tokens=10_000_000
+    torchrun --nproc-per-node 2 launchers/evaluate.py --run-dir runs/enclone_demo    # torchrun takes --run for its own
 
 The model is whole on every process; text is shared among them. What a measurement needs and the run does not have is
 named, and the measurement skipped.
@@ -29,7 +30,7 @@ from prealign.evaluation.table import rows
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a checkpoint.")
-    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--run", "--run-dir", type=Path, required=True, help="run folder; under torchrun, --run-dir")
     parser.add_argument("--step", type=int, help="step of the stage; its end, or its newest checkpoint, by default")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="the last one that has weights by default")
     parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")

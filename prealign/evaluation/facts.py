@@ -106,7 +106,7 @@ def statement_nats(
 
 def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, Any]:
     """What training measured at the ends of periods, up to a step: per panel (learned, tested) and frequency the
-    accuracy of every period, its mean, and the 95 % interval of the mean over periods (Student's t).
+    accuracy of every period, its mean, and the 95 % interval of the mean over periods (Student's t, cut to [0, 1]).
 
     ``pooled``: all frequencies together. ``metrics``: the run's `metrics.jsonl`.
     """
@@ -157,4 +157,7 @@ def facts_now(test: FactsTest, model: torch.nn.Module, world: World, steps: int)
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
-    return {"accuracy": statistics.mean(values), "interval": mean_interval(values), "by_period": values}
+    interval = mean_interval(values)
+    if interval is not None:
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    return {"accuracy": statistics.mean(values), "interval": interval, "by_period": values}

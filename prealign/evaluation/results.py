@@ -65,8 +65,14 @@ def write_results(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if old.get("format") == FORMAT_VERSION and old.get("identity") == record["identity"]:
         record["metrics"] = old["metrics"] | record["metrics"]
     try:
+        content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomically(path, content)
+    except ValueError:
+        raise UserError(
+            f"{record.get('weights')}: its model gives values that are not finite; expected numbers; the training has "
+            f"diverged: evaluate an earlier step"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
     return record

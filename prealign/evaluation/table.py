@@ -68,6 +68,8 @@ def _facts(result: dict[str, Any]) -> Iterator[Row]:
         yield "facts, ends of periods", "", "-", f"skipped: {over['skipped']}"
     for panel, of in over.get("panels", {}).items():
         for name, found in of.items():
+            if name == "pooled" and len(of) == 2:
+                continue
             interval = found["interval"]
             note = f"95 % interval over {len(over['periods'])} periods " + (_percent(interval) if interval else "-")
             yield f"facts, {name}", panel, f"{100 * found['accuracy']:.1f} %", f"{note}; chance 25 %"

@@ -64,6 +64,8 @@ def run_stages(
         _claim(recipe, folder)
     world.barrier()
     check_writable(folder, world.rank)
+    if only is None and recipe.stages == ["align", "pretrain"]:
+        _refuse_early(recipe)
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
     try:
         for stage in recipe.stages if only is None else [only]:
@@ -89,6 +91,14 @@ def run_stages(
     if world.is_first:
         account = finished_account(recipe)
         say(f"finished: {folder} ({account.tokens:,} tokens in {account.steps} steps)")
+
+
+def _refuse_early(recipe: Recipe) -> None:
+    """Plan the pretrain stage as if the align stage's word batches had no tokens, so that ranges of steps which no such
+    stage has are refused before it and not after it. Raises `UserError`."""
+    plan = align_plan(recipe)
+    words = dict.fromkeys(recipe.languages, 0)
+    pretrain_plan(recipe, Account(plan.text_tokens(recipe), words, plan.steps))
 
 
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:

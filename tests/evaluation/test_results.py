@@ -45,8 +45,8 @@ def test_a_value_that_is_no_number_leaves_the_file(tmp_path: Path) -> None:
     path = tmp_path / "step-1.json"
     write_results(path, {"identity": "a", "metrics": {}})
     before = path.read_text()
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_results(path, {"identity": "a", "metrics": {"lm": float("nan")}})
+    with pytest.raises(UserError, match="runs/a/weights: its model gives values that are not finite"):
+        write_results(path, {"identity": "a", "weights": "runs/a/weights", "metrics": {"lm": float("nan")}})
     assert path.read_text() == before
 
 

@@ -1,7 +1,10 @@
 """launchers/evaluate.py on a small run: any checkpoint, one process or two, one-line errors."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from prealign.config import Recipe
 from tests.conftest import tiny_recipe
-from tests.processes import finish, metrics, start, train
+from tests.processes import ROOT, finish, free_port, metrics, start, train
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,24 @@ def test_mistakes_end_in_one_line_and_code_2(trained: Path, options: list[str], 
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in err
+
+
+def test_torchrun(trained: Path) -> None:
+    """Which would take --run for an option of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    command += ["launchers/evaluate.py", "--run-dir", str(trained), "--only", "mexa", "--step", "40"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step-40.json" in done.stdout
 
 
 def test_runs_that_are_none(trained: Path, tmp_path: Path, recipe: Recipe) -> None:

@@ -72,3 +72,11 @@ def test_the_check_shows_what_the_run_consumes(phased: Recipe, run: Path, tmp_pa
         if name in phased.sources:
             planned[name.partition(".")[0]] += int(rest.split()[0].replace(",", ""))
     assert state["text"] == planned
+
+
+def test_a_range_that_no_step_has_is_refused_before_the_align_stage(phased: Recipe, tmp_path: Path) -> None:
+    arguments = train_arguments(phased, tmp_path / "run")
+    code, _, err = finish(start([*arguments, "languages.en.sources.facts.active=[8, 60]"]))
+    assert code == 2
+    assert "languages.en.sources.facts.active: found [8, 60]; the pretrain stage has " in err
+    assert not (tmp_path / "run" / "align").exists()
