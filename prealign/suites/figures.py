@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from prealign.reports.figures import COLOURS
 from prealign.suites.numbers import Numbers, value_of
@@ -67,7 +68,7 @@ def _cosine(numbers: Numbers) -> Figure | None:
     """Cosine of aligned words over steps, dotted for random pairs."""
     figure, axes = _panels(1, "optimizer steps, align stage included", 7.0)
     for label, colour, result, first in _lines(numbers):
-        curve = [point for point in result["curves"] if "cosine" in point]
+        curve = [point for point in result["curves"] if "cosine" in point and "random_cosine" in point]
         steps = [point["step"] for point in curve]
         axes[0].plot(steps, [point["cosine"] for point in curve], color=colour, label=label if first else None)
         axes[0].plot(steps, [point["random_cosine"] for point in curve], color=colour, linestyle=":", linewidth=1.0)
@@ -103,6 +104,7 @@ def _facts(numbers: Numbers) -> Figure | None:
                     label=f"{label}, f = {frequency.removeprefix('f')}",
                 )
         axis.axhline(25, color="#999", linewidth=0.8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(0, 102)
         axis.set_title(f"{panel}, accuracy in %", loc="left")
     axes[0].legend(frameon=False, fontsize=7)

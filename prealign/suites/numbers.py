@@ -124,7 +124,8 @@ def _cell(results: list[Result], column: Column, expected: int) -> Cell:
             low, high = wilson_interval(round(value * within["pairs"]), within["pairs"])
             intervals.append((unit * low, unit * high))
     if len(repeated) > 1:
-        interval = mean_interval(repeated)
+        low, high = mean_interval(repeated) or (0.0, unit)
+        interval = max(0.0, low), min(unit, high)
     elif len(values) > 1:
         interval = mean_interval(values)
     else:

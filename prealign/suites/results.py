@@ -1,9 +1,11 @@
 """A result: everything that a page says of one measured run, in one file, written whole or not at all."""
 
 import json
+import math
 import os
 import platform
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,9 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
     commands. Raises `UserError`.
     """
     training = measurement.training
-    run = read_run(f"{measurement.variant}={training.recipe.folder}")
+    run = read_run(str(training.recipe.folder))
+    if training.after is not None:  # the align stage is part of the run, wherever it was trained
+        run = replace(run, rows=[*read_run(str(training.after.recipe.folder)).rows, *run.rows])
     evaluation = _evaluation(training)
     earlier = read_result(folder, measurement) or {"metrics": {}, "commands": []}
     lines = [shlex.join(command) for command in commands]
@@ -130,5 +134,5 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         for name, key in (("cosine", "probe_cosine_layers"), ("random_cosine", "probe_random_cosine_layers")):
             if key in row:
                 point[name] = sum(row[key]) / len(row[key])
-        points.append(point)
+        points.append({key: value for key, value in point.items() if math.isfinite(value)})
     return points

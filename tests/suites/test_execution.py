@@ -75,6 +75,7 @@ def test_every_run_is_trained_measured_and_written_once(bench: Bench) -> None:
     assert result["metrics"] == {"lm": {"clone": {"perplexity": 150.0}}, "facts": {"skipped": "no facts"}}
     account = result["account"]
     assert (account["tokens"], account["steps"], account["align_steps"]) == (50_018, 105, 5)
+    assert [(point["tokens"], point["step"]) for point in result["curves"]] == [(2_000, 5), (50_000, 105)]
     assert account["flops"] > 50_018 * 6 * 800_000
     assert (result["seed"], result["differences"], result["speed"]) == (1, ["seed=1"], 1000.0)
     assert [command.split()[1].rpartition("/")[2] for command in result["commands"]] == [
