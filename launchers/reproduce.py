@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from prealign.errors import Interrupted, UserError, run
-from prealign.suites.execution import execute
+from prealign.suites.execution import claimed, execute
 from prealign.suites.expansion import expand
 from prealign.suites.launching import Processes, default_launcher
 from prealign.suites.listing import plan_lines
@@ -53,7 +53,7 @@ def main() -> None:
     waiting: list[str] = []
     try:
         if not arguments.page:
-            with Processes(arguments.launcher, Path(__file__).parent) as processes:
+            with claimed(plan.folder), Processes(arguments.launcher, Path(__file__).parent) as processes:
                 outcome = execute(plan, processes, arguments.max_minutes, _say)
                 failed, waiting = outcome.failed, outcome.not_started
     except Interrupted:

@@ -1,7 +1,9 @@
 """Run a plan: what is not prepared, trained or measured yet, one command after another."""
 
+import contextlib
+import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +46,24 @@ def execute(plan: Plan, processes: Processes, max_minutes: float | None, say: Ca
             outcome.failed[measurement.name] = str(error)
             say(f"failed: {measurement.name}: {error}")
     return outcome
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other calls out of ``RESULTS/SCALE`` while this one works there. Raises `UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--results: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another launchers/reproduce.py is at work there; wait for it, or choose another --results"
+            ) from None
+        yield
 
 
 def is_trained(training: Training) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prealign.errors import Interrupted, UserError
-from prealign.suites.execution import Outcome, execute
+from prealign.suites.execution import Outcome, claimed, execute
 from prealign.suites.expansion import Plan, expand
 from prealign.suites.launching import Processes, why_it_failed
 from prealign.suites.listing import plan_lines
@@ -175,6 +175,18 @@ def test_damaged_results_and_missing_programs_are_named(bench: Bench) -> None:
     assert "--launcher: 'no-such-launcher' cannot be run" in next(iter(outcome.failed.values()))
     with pytest.raises(UserError, match="--launcher: found nothing"):
         Processes("", bench.launchers)
+
+
+def test_two_calls_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "demo"
+    with (
+        claimed(folder),
+        pytest.raises(UserError, match="another launchers/reproduce.py is at work there"),
+        claimed(folder),
+    ):
+        pass
+    with claimed(folder):
+        pass
 
 
 def test_why_it_failed() -> None:
