@@ -181,7 +181,7 @@ def test_two_calls_do_not_work_in_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "demo"
     with (
         claimed(folder),
-        pytest.raises(UserError, match="another launchers/reproduce.py is at work there"),
+        pytest.raises(UserError, match="is at work there; wait for it"),
         claimed(folder),
     ):
         pass
