@@ -5,6 +5,8 @@ import math
 import os
 import platform
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,15 +51,17 @@ def missing_measures(folder: Path, measurement: Measurement) -> list[str]:
 def write_result(folder: Path, measurement: Measurement, taken: list[str], commands: list[list[str]]) -> None:
     """Write the result from the run's folder and the evaluation that has just been made of it.
 
-    ``taken``: the measures that this evaluation took; others stay as an earlier result has them, and so do the
-    commands. Raises `UserError`.
+    ``taken``: the measures that this evaluation took; others stay as an earlier result of the same weights has
+    them, and so do the commands. Raises `UserError`.
     """
     training = measurement.training
     run = read_run(str(training.recipe.folder))
     if training.after is not None:  # the align stage is part of the run, wherever it was trained
         run = replace(run, rows=[*read_run(str(training.after.recipe.folder)).rows, *run.rows])
     evaluation = _evaluation(training)
-    earlier = read_result(folder, measurement) or {"metrics": {}, "commands": []}
+    earlier = read_result(folder, measurement)
+    if earlier is None or earlier["weights"] != evaluation["identity"]:
+        earlier = {"metrics": {}, "commands": []}
     lines = [shlex.join(command) for command in commands]
     result = {
         "format": FORMAT_VERSION,
@@ -110,7 +114,10 @@ def speed_of(run: Run) -> float | None:
 def device_name() -> str:
     """The accelerator, or the CPU with its number of cores."""
     if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+        # in a process of its own: asking opens a context, whose memory the runs to come would lack
+        ask = "import torch; print(torch.cuda.get_device_name(0))"
+        name = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False).stdout.strip()
+        return f"{torch.cuda.device_count()} x {name or 'GPU'}"
     return f"CPU, {len(os.sched_getaffinity(0))} cores ({platform.processor() or platform.machine()})"
 
 

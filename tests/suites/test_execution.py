@@ -95,6 +95,14 @@ def test_other_measurements_do_not_train_again(bench: Bench) -> None:
     path.write_text(json.dumps(result))
     bench.execute()
     assert bench.calls() == ["evaluate joint-s1"]
+    assert json.loads(path.read_text())["metrics"].keys() == {"lm", "facts"}
+    # values of other weights do not stay
+    result["weights"] = "others"
+    path.write_text(json.dumps(result))
+    bench.execute()
+    assert json.loads(path.read_text())["metrics"].keys() == {"facts"}
+    bench.execute()
+    bench.calls()
     # other settings of the measurements: the run folder's recipe is brought up to date, everything measured again
     assert len(bench.execute("evaluation.tokens=99").finished) == 4
     assert bench.calls()[:3] == ["prepare joint-s1", "pretrain joint-s1", "evaluate joint-s1"]
