@@ -31,8 +31,11 @@ class Run:
 
     @property
     def align_steps(self) -> int:
-        """Steps of the align stage."""
-        return max((row["step"] for row in self.rows if row["stage"] == "align"), default=0)
+        """Steps of the align stage, be it the run's own or that of the run it started from."""
+        own = max((row["step"] for row in self.rows if row["stage"] == "align"), default=0)
+        if own or self.recipe.pretrain.init_from is None:
+            return own
+        return self.account.steps - max(row["step"] for row in self.rows if row["stage"] == "pretrain")
 
     @property
     def flops(self) -> float:

@@ -150,8 +150,8 @@ def _claim(recipe: Recipe, folder: Path) -> None:
     """Write the recipe into the run folder, or check that it is the recipe of the run that is there."""
     path = folder / "recipe.yaml"
     if path.is_file():
-        old = _comparable(load_recipe(str(path)))
-        new = _comparable(recipe)
+        old = comparable(load_recipe(str(path)))
+        new = comparable(recipe)
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
                 raise UserError(
@@ -165,8 +165,8 @@ def _claim(recipe: Recipe, folder: Path) -> None:
         raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
 
 
-def _comparable(recipe: Recipe) -> dict[str, str]:
-    """Dotted key -> value of everything that must stay as it was."""
+def comparable(recipe: Recipe) -> dict[str, str]:
+    """Dotted key -> value (as JSON) of all of a recipe that bears on what is learned."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:

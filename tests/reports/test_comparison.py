@@ -63,6 +63,15 @@ def test_tables_page_and_figure(data_dir: Path, tmp_path: Path) -> None:
     assert record[2]["account"]["flops"] != record[0]["account"]["flops"]
 
 
+def test_steps_of_an_align_stage_in_another_folder_count(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(data_dir, stages=["pretrain"], pretrain={"init_from": "elsewhere"})
+    started = read_run(str(finished(tmp_path / "started", recipe, {"en": 99.0, "clone": 200.0}, words=300)))
+    assert started.align_steps == 0  # all 100 steps of its account are its own
+    manifest = tmp_path / "started" / "pretrain" / "weights" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"steps": 100', '"steps": 110'))
+    assert read_run(str(tmp_path / "started")).align_steps == 10
+
+
 def test_unequal_tokens_are_refused(data_dir: Path, tmp_path: Path) -> None:
     one = finished(tmp_path / "one", tiny_recipe(data_dir), {"en": 99.0, "clone": 200.0}, words=0)
     other = finished(tmp_path / "other", tiny_recipe(data_dir), {"en": 99.0, "clone": 200.0}, words=0, text=50_000)

@@ -1,0 +1,139 @@
+"""Run a plan: what is not prepared, trained or measured yet, one command after another."""
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prealign.config import load_recipe
+from prealign.distributed.weights import read_state
+from prealign.errors import UserError
+from prealign.suites.expansion import Measurement, Plan, Training
+from prealign.suites.launching import Failed, Processes
+from prealign.suites.results import missing_measures, result_path, write_result
+
+
+@dataclass
+class Outcome:
+    """What became of a plan's measurements, by name."""
+
+    finished: list[str] = field(default_factory=list)
+    """In this call."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """With the last line of what failed."""
+    not_started: list[str] = field(default_factory=list)
+    """For want of time."""
+
+
+def execute(plan: Plan, processes: Processes, max_minutes: float | None, say: Callable[[str], None]) -> Outcome:
+    """Bring every measurement of a plan to its result. A failure leaves others alone; after ``max_minutes`` no new run
+    starts. Raises `prealign.errors.Interrupted`."""
+    outcome = Outcome()
+    began = time.monotonic()
+    executor = _Executor(plan, processes, say)
+    for measurement in plan.measurements:
+        if not missing_measures(plan.folder, measurement):
+            continue
+        if max_minutes is not None and time.monotonic() - began >= 60 * max_minutes:
+            outcome.not_started.append(measurement.name)
+            continue
+        try:
+            executor.bring(measurement)
+            outcome.finished.append(measurement.name)
+        except (Failed, UserError) as error:
+            outcome.failed[measurement.name] = str(error)
+            say(f"failed: {measurement.name}: {error}")
+    return outcome
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other calls out of ``RESULTS/SCALE`` while this one works there. Raises `UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--results: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another launchers/reproduce.py is at work there; wait for it, or choose another --results"
+            ) from None
+        yield
+
+
+def is_trained(training: Training) -> bool:
+    """Whether a training has written its weights."""
+    return read_state(training.recipe.folder / training.recipe.stages[0] / "weights") is not None
+
+
+class _Executor:
+    """The state of one call: what is prepared, what has failed."""
+
+    def __init__(self, plan: Plan, processes: Processes, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._processes = processes
+        self._say = say
+        self._prepared: set[str] = set()
+        self._failed: dict[str, str] = {}
+
+    def bring(self, measurement: Measurement) -> None:
+        """Prepare, train and measure, as far as it is not done. Raises `Failed`, `UserError`."""
+        training = measurement.training
+        for needed in (training.after, training):
+            if needed is not None:
+                self._once(needed.name, lambda needed=needed: self._train(needed))
+        taken = missing_measures(self._plan.folder, measurement)
+        self._say(f"measure {measurement.name}: {', '.join(taken)}")
+        arguments = ["--run", str(training.recipe.folder), "--only", ",".join(taken), *measurement.overrides]
+        self._processes.run("evaluate.py", arguments, self._log(measurement.name))
+        commands = [
+            command for needed in (training.after, training) if needed is not None for command in self._commands(needed)
+        ]
+        commands.append(self._processes.command("evaluate.py", arguments))
+        write_result(self._plan.folder, measurement, taken, commands)
+        self._say(f"written: {result_path(self._plan.folder, measurement)}")
+
+    def _train(self, training: Training) -> None:
+        if is_trained(training) and self._settings_stand(training):
+            return
+        data = f"{training.recipe.data.dir}{'' if training.recipe.facts is None else ' with facts'}"
+        if data not in self._prepared:
+            self._once(data, lambda: self._prepare(training, data))
+        self._say(f"train   {training.name}: {training.tokens:,} tokens of text")
+        self._processes.run("pretrain.py", _arguments(training), self._log(training.name))
+
+    def _prepare(self, training: Training, data: str) -> None:
+        self._say(f"prepare {data}")
+        self._processes.run("prepare.py", _arguments(training), self._log(training.name), distributed=False)
+        self._prepared.add(data)
+
+    def _settings_stand(self, training: Training) -> bool:
+        """Whether the run folder's recipe is measured as this one; `launchers/pretrain.py` brings it up to date."""
+        path = training.recipe.folder / "recipe.yaml"
+        return path.is_file() and load_recipe(str(path)).evaluation == training.recipe.evaluation
+
+    def _once(self, name: str, do: Callable[[], None]) -> None:
+        """What has failed in this call is not tried again for another run that needs it; ``name``: a run, or data."""
+        if name in self._failed:
+            raise Failed(f"needs {name}, which has failed: {self._failed[name]}")
+        try:
+            do()
+        except (Failed, UserError) as error:
+            self._failed[name] = str(error)
+            raise
+
+    def _commands(self, training: Training) -> list[list[str]]:
+        prepare = self._processes.command("prepare.py", _arguments(training), distributed=False)
+        return [prepare, self._processes.command("pretrain.py", _arguments(training))]
+
+    def _log(self, name: str) -> Path:
+        return self._plan.folder / "logs" / f"{name}.log"
+
+
+def _arguments(training: Training) -> list[str]:
+    return ["--config", training.config, *training.overrides]

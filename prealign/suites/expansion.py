@@ -1,0 +1,183 @@
+"""Suites -> runs: what must be trained and measured, each once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prealign.config import Recipe, load_recipe
+from prealign.corpus.artefact import digest
+from prealign.errors import UserError
+from prealign.suites.suite import Row, Suite, Variant
+from prealign.training.plan import align_plan, budgets
+from prealign.training.run import comparable
+
+_NO_MATTER = ("name", "data.dir")
+_NOT_ALIGNING = ("stages", "codeswitch.", "pretrain.")
+"""Keys of a recipe that the align stage does not read."""
+_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    """One call of ``launchers/pretrain.py``: an align stage, or a pretrain stage."""
+
+    name: str
+    config: str
+    changes: tuple[str, ...]
+    """What makes the recipe out of ``config`` beside names and folders."""
+    recipe: Recipe
+    """As it is trained: with its folders, and one stage."""
+    after: "Training | None" = None
+    """The align stage that it starts from."""
+
+    @property
+    def overrides(self) -> list[str]:
+        """All overrides of ``config`` that give the recipe."""
+        recipe = self.recipe
+        changes = [change for change in self.changes if not change.startswith("stages=")]
+        overrides = [*changes, f"stages=[{','.join(recipe.stages)}]", f"name={self.name}"]
+        overrides += [f"data.dir={recipe.data.dir}", f"run_dir={recipe.folder}"]
+        if self.after is not None:
+            overrides.append(f"pretrain.init_from={self.after.recipe.folder}")
+        return overrides
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the stage trains on, without word batches, whose number the prepared table decides."""
+        step = self.recipe.batch.global_batch_size * self.recipe.model.context
+        if self.recipe.stages == ["align"]:
+            return align_plan(self.recipe).steps * step
+        whole = sum(tokens or 0 for tokens in budgets(self.recipe)) // step * step
+        return whole - (self.after.tokens if self.after is not None else 0)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A finished run with what is measured of it; a result file belongs to each."""
+
+    name: str
+    training: Training
+    variant: str
+    seed: int
+    overrides: tuple[str, ...]
+    """Changes of the recipe for the measurement alone."""
+    measures: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the values depend on beside the run: measured again when it changes."""
+        watched = {"every", "probe_words"}
+        evaluation = self.training.recipe.evaluation.model_dump(mode="json", exclude=watched)
+        return {"evaluation": evaluation, "overrides": list(self.overrides)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What some suites need at a scale."""
+
+    scale: str
+    folder: Path
+    """``RESULTS/SCALE``."""
+    suites: list[Suite]
+    measurements: list[Measurement]
+    """Each once, in an order in which the rows of a seed stand together."""
+    cells: dict[tuple[str, str, int], str]
+    """(suite, row, seed) -> name of the measurement."""
+
+    @property
+    def trainings(self) -> list[Training]:
+        """All trainings in an order in which they can run."""
+        found: dict[str, Training] = {}
+        for measurement in self.measurements:
+            for training in (measurement.training.after, measurement.training):
+                if training is not None:
+                    found.setdefault(training.name, training)
+        return list(found.values())
+
+    def of(self, suite: Suite, row: Row) -> list[Measurement]:
+        """The measurements of a row, by seed."""
+        names = [name for (of, label, _), name in self.cells.items() if (of, label) == (suite.name, row.label)]
+        return [measurement for measurement in self.measurements if measurement.name in names]
+
+
+def expand(
+    suites: list[Suite], variants: dict[str, Variant], scale: str, results: Path, overrides: Sequence[str] = ()
+) -> Plan:
+    """Expand suites at a scale; ``overrides`` change every base recipe. Raises `UserError`."""
+    folder = results / scale
+    found: dict[str, Measurement] = {}
+    cells: dict[tuple[str, str, int], str] = {}
+    for suite in suites:
+        at = suite.scales.get(scale)  # type: ignore[call-overload]
+        if at is None:
+            raise UserError(f"--scale {scale}: {suite.name} has the scales {list(suite.scales)}; choose one of them")
+        for seed in at.seeds:
+            for row in suite.rows_at(scale):
+                variant = variants[row.variant]
+                changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), f"seed={seed}"]
+                config = row.recipe or at.recipe
+                training = _training(config, row.variant, seed, changes, overrides, folder)
+                name = training.name
+                if row.measure_with:
+                    name += f"-{digest(row.measure_with)[:_DIGITS]}"
+                measures = suite.measures
+                if name in found:
+                    measures = [*dict.fromkeys([*found[name].measures, *measures])]
+                found[name] = Measurement(
+                    name, training, row.variant, seed, tuple(row.measure_with), tuple(sorted(measures))
+                )
+                cells[suite.name, row.label, seed] = name
+    return Plan(scale, folder, suites, list(found.values()), cells)
+
+
+def _training(
+    config: str, variant: str, seed: int, changes: list[str], shared: Sequence[str], folder: Path
+) -> Training:
+    recipe = load_recipe(config, changes)
+    identity = {key: value for key, value in comparable(recipe).items() if key not in _NO_MATTER}
+    data = _data_dir(load_recipe(config, shared), recipe)
+
+    def named(name: str, stage: str, after: Training | None) -> Training:
+        changed = recipe.model_dump(mode="json")
+        changed |= {"name": name, "stages": [stage], "run_dir": str(folder / "runs" / name)}
+        changed["data"]["dir"] = str(data)
+        if after is not None:
+            changed["pretrain"]["init_from"] = str(after.recipe.folder)
+        return Training(name, config, tuple(changes), Recipe.model_validate(changed), after)
+
+    after = None
+    if "align" in recipe.stages:
+        aligning = {key: value for key, value in identity.items() if not key.startswith(_NOT_ALIGNING)}
+        after = named(f"align-s{seed}-{digest(aligning)[:_DIGITS]}", "align", None)
+    return named(f"{variant}-s{seed}-{digest(identity)[:_DIGITS]}", "pretrain", after)
+
+
+def _data_dir(base: Recipe, recipe: Recipe) -> Path:
+    """Where the data of a recipe is prepared: in its base recipe's folder where that has the same data, else in one
+    beside it. A recipe without facts reads the data of one that has them."""
+    same = _text(base) == _text(recipe) and (recipe.facts is None or _facts(base) == _facts(recipe))
+    if same:
+        return base.data.dir
+    suffix = digest([_text(recipe), _facts(recipe)])[:_DIGITS]
+    return base.data.dir.with_name(f"{base.data.dir.name}-{suffix}")
+
+
+def _text(recipe: Recipe) -> dict[str, Any]:
+    """What `launchers/prepare.py` reads of a recipe, without facts."""
+    share = {"tokens", "weight", "active"}
+    languages = recipe.model_dump(mode="json", include={"languages"})["languages"]
+    for language in languages.values():
+        for entry in [language, *language["sources"].values()]:
+            for key in share:
+                del entry[key]
+    data = recipe.data.model_dump(mode="json", exclude={"dir"})
+    lexicon = recipe.lexicon.model_dump(mode="json", exclude={"permute", "top_fraction"})
+    return {"source": recipe.source_language, "languages": languages, "data": data, "lexicon": lexicon}
+
+
+def _facts(recipe: Recipe) -> dict[str, Any] | None:
+    if recipe.facts is None:
+        return None
+    settings = recipe.facts.model_dump(mode="json", exclude={"period", "first_step"})
+    return settings | {"learned_in": recipe.facts_languages, "context": recipe.model.context}

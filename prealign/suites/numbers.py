@@ -1,0 +1,212 @@
+"""A suite's table in numbers: means and deviations over seeds, orders beside the paper's, what chance explains."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prealign.evaluation.results import mean_interval, wilson_interval
+from prealign.suites.expansion import Plan
+from prealign.suites.results import Result, read_result
+from prealign.suites.suite import Column, Row, Suite
+
+DEVIATIONS = 2.0
+"""Rows whose means are further apart than this many standard deviations (pooled over both) differ."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of a row over its seeds, in the column's unit."""
+
+    values: list[float]
+    expected: int
+    """Seeds that the plan has."""
+    interval: tuple[float, float] | None = None
+    """95 %: of what a seed repeats (periods, pairs of sentences) or, where there is nothing of the kind, of seeds."""
+    missing: str | None = None
+    """Why there is no value, where a result says so."""
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.mean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Two rows in a column, ours beside the paper's."""
+
+    column: str
+    better: str
+    """Row that the paper has ahead."""
+    worse: str
+    paper: tuple[float, float] | None
+    """The paper's values of both; None where it states the order without numbers."""
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A suite at a scale."""
+
+    suite: Suite
+    rows: list[Row]
+    cells: dict[tuple[str, str], Cell]
+    """By row and column."""
+    results: dict[str, list[Result]]
+    """By row, one a seed."""
+    orders: list[Order]
+    chance: list[str]
+    """What the scale cannot show, in sentences."""
+    unequal: list[str]
+    """Rows whose tokens differ from those of the most, in sentences."""
+
+
+def numbers_of(plan: Plan, suite: Suite) -> Numbers:
+    """Everything that the page says of a suite, from its result files."""
+    rows = suite.rows_at(plan.scale)
+    results: dict[str, list[Result]] = {}
+    cells: dict[tuple[str, str], Cell] = {}
+    for row in rows:
+        wanted = plan.of(suite, row)
+        found = [read_result(plan.folder, measurement) for measurement in wanted]
+        results[row.label] = [result for result in found if result is not None]
+        for key, column in suite.columns.items():
+            if row.columns is None or key in row.columns:
+                cells[row.label, key] = _cell(results[row.label], column, len(wanted))
+    return Numbers(
+        suite,
+        rows,
+        cells,
+        results,
+        list(_orders(suite, rows, cells)),
+        list(_at_chance(suite, rows, cells)),
+        list(_unequal(results)),
+    )
+
+
+def value_of(metrics: dict[str, Any], path: str) -> tuple[float | None, dict[str, Any], str | None]:
+    """The value at a path of keys joined by dots (of a list the mean), the mapping it stands in, and why there is
+    none."""
+    here: Any = metrics
+    within: dict[str, Any] = {}
+    for key in path.split("."):
+        if not isinstance(here, dict):
+            return None, {}, None
+        if "skipped" in here:
+            return None, {}, here["skipped"]
+        within, here = here, here.get(key)
+    if isinstance(here, list):
+        return statistics.mean(here), within, None
+    return here, within, None
+
+
+def _cell(results: list[Result], column: Column, expected: int) -> Cell:
+    unit = 100.0 if column.percent else 1.0
+    values: list[float] = []
+    repeated: list[float] = []
+    intervals: list[tuple[float, float]] = []
+    reasons: list[str] = []
+    for result in results:
+        value, within, reason = value_of(result["metrics"], column.value)
+        if value is None:
+            reasons.append(reason or "not measured")
+            continue
+        values.append(unit * value)
+        repeated += [unit * item for item in within.get("by_period", [])]
+        if isinstance(within.get("interval"), list):
+            intervals.append((unit * within["interval"][0], unit * within["interval"][1]))
+        elif "pairs" in within and column.percent:
+            low, high = wilson_interval(round(value * within["pairs"]), within["pairs"])
+            intervals.append((unit * low, unit * high))
+    if len(repeated) > 1:
+        low, high = mean_interval(repeated) or (0.0, unit)
+        interval = max(0.0, low), min(unit, high)
+    elif len(values) > 1:
+        interval = mean_interval(values)
+    else:
+        interval = intervals[0] if intervals else None
+    return Cell(values, expected, interval, reasons[0] if reasons else None)
+
+
+def _orders(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell]) -> Iterator[Order]:
+    by_label = {row.label: row for row in rows}
+    for key, column in suite.columns.items():
+        for one, other in suite.compare:
+            if one not in by_label or other not in by_label:
+                continue
+            a, b = by_label[one].paper.get(key), by_label[other].paper.get(key)
+            if a is None or b is None or a == b:
+                continue
+            first = (a < b) == (column.better == "lower")
+            better, worse = (one, other) if first else (other, one)
+            paper = (a, b) if first else (b, a)
+            yield Order(key, better, worse, paper, _verdict(column, cells.get((better, key)), cells.get((worse, key))))
+        for better, worse in suite.orders.get(key, []):
+            if better in by_label and worse in by_label:
+                verdict = _verdict(column, cells.get((better, key)), cells.get((worse, key)))
+                yield Order(key, better, worse, None, verdict)
+
+
+def _verdict(column: Column, better: Cell | None, worse: Cell | None) -> str:
+    if better is None or worse is None or better.mean is None or worse.mean is None:
+        return "missing"
+    ahead = better.mean - worse.mean if column.better == "higher" else worse.mean - better.mean
+    unit = " points" if column.percent else ""
+    gap = f"{abs(ahead):.{column.digits}f}{unit}"
+    if better.deviation is None or worse.deviation is None:
+        if ahead == 0:
+            return "equal"
+        side = "in the paper's order" if ahead > 0 else "in the opposite order"
+        return f"{side} by {gap}, but without several seeds of both it is not known whether they differ"
+    deviation = ((better.deviation**2 + worse.deviation**2) / 2) ** 0.5
+    if abs(ahead) <= DEVIATIONS * deviation:
+        return f"does not differ: {gap} apart, {DEVIATIONS:g} deviations are {DEVIATIONS * deviation:.{column.digits}f}"
+    if ahead > 0:
+        return f"agrees: {gap} ahead, more than {DEVIATIONS:g} deviations ({DEVIATIONS * deviation:.{column.digits}f})"
+    return f"disagrees: {gap} behind, more than {DEVIATIONS:g} deviations ({DEVIATIONS * deviation:.{column.digits}f})"
+
+
+def _at_chance(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell]) -> Iterator[str]:
+    for key, column in suite.columns.items():
+        if column.chance is None:
+            continue
+        chance = column.chance * (100.0 if column.percent else 1.0)
+        measured = [(row.label, cells[row.label, key]) for row in rows if (row.label, key) in cells]
+        measured = [(label, cell) for label, cell in measured if cell.mean is not None]
+        within = [
+            f"{label} {cell.mean:.1f} ({cell.interval[0]:.1f} to {cell.interval[1]:.1f})"
+            for label, cell in measured
+            if cell.interval is not None and cell.interval[0] <= chance <= cell.interval[1]
+        ]
+        if within:
+            line = f"{column.label}: chance ({chance:.1f}) is within the 95 % interval of {'; '.join(within)}."
+            every = len(within) == len(measured)
+            yield f"{line} No row differs from chance: this scale cannot show it." if every else line
+
+
+def _unequal(results: dict[str, list[Result]]) -> Iterator[str]:
+    """Rows beside the most common number of tokens, to one step, in all and per language."""
+    accounts = [(label, result) for label, found in results.items() for result in found[:1]]
+    if not accounts:
+        return
+
+    def same(one: Result, other: Result) -> bool:
+        step = one["tokens_per_step"]
+        spent, expected = _by_language(one), _by_language(other)
+        return spent.keys() == expected.keys() and all(abs(spent[name] - expected[name]) <= step for name in spent)
+
+    reference = max(accounts, key=lambda item: sum(same(item[1], other) for _, other in accounts))[1]
+    for label, result in accounts:
+        if not same(result, reference):
+            spent = ", ".join(f"{name} {count:,}" for name, count in _by_language(result).items())
+            yield f"{label} has other tokens than most rows: {spent}."
+
+
+def _by_language(result: Result) -> dict[str, int]:
+    account = result["account"]
+    return {name: account["text"][name] + account["words"][name] for name in account["text"]}

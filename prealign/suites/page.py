@@ -1,0 +1,236 @@
+"""One HTML page of some suites: our tables beside the paper's, orders, chance, accounts, figures, commands."""
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from prealign.config import Recipe, load_recipe
+from prealign.corpus.artefact import write_atomically
+from prealign.errors import UserError
+from prealign.suites.expansion import Plan
+from prealign.suites.figures import draw
+from prealign.suites.numbers import DEVIATIONS, Cell, Numbers, numbers_of
+from prealign.suites.results import Result
+from prealign.suites.suite import Column, Row
+
+Table = list[list[str]]
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+.wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0 1.5rem; font-size: .95rem }
+th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap } th { border-bottom: 2px solid #444 }
+td { border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
+table.text td, table.text th { text-align: left } img { max-width: 100% } h2 { margin-top: 3rem }
+.note { color: #555; max-width: 52rem } .warn { background: #fff4d6; padding: .5rem 1rem; max-width: 60rem }
+pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: .8rem }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p class="note">Scale: {{ scale }}. {{ measured }} of {{ expected }} results are there. Paper: arXiv:2407.16222.</p>
+{% if failed %}<div class="warn"><p>Failed in the last call:</p><ul>
+{% for name, line in failed.items() %}<li>{{ name }}: {{ line }}</li>{% endfor %}</ul></div>{% endif %}
+{% for suite in suites %}
+<h2>{{ suite.title }}</h2>
+{% if suite.setting %}<p class="note">{{ suite.setting }}</p>{% endif %}
+<div class="wide">{{ suite.table | safe }}</div>
+<p class="note">Ours, mean{% if suite.seeds > 1 %} and standard deviation over {{ suite.seeds }} seeds{% endif %}; in
+parentheses the paper's value. {{ suite.better }}</p>
+{% for line in suite.chance %}<p class="warn">{{ line }}</p>{% endfor %}
+{% if suite.missing %}<p class="note">Missing:</p><ul class="note">
+{% for line in suite.missing %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+{% if suite.orders %}<h3>Do the orders agree with the paper's?</h3>
+<p class="note">Two rows differ when their means are further apart than {{ deviations }} standard deviations over seeds,
+pooled over both rows.</p><div class="wide">{{ suite.orders | safe }}</div>{% endif %}
+{% if suite.figure %}<img src="data:image/png;base64,{{ suite.figure }}" alt="{{ suite.title }}">{% endif %}
+{% if suite.account %}<h3>Tokens and operations</h3><div class="wide">{{ suite.account | safe }}</div>
+<p class="note">Word batches of the align stage are charged to their language. A run that starts from an align stage
+which others share is charged as if it had trained it itself.</p>
+{% for line in suite.unequal %}<p class="note">{{ line }}</p>{% endfor %}{% endif %}
+<h3>What differs from the paper</h3>
+<div class="wide">{{ suite.differences | safe }}</div>
+<ul class="note">{% for note in suite.notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{% endfor %}
+<h2>Commands</h2>
+{% for run in runs %}<p class="note">{{ run.title }}</p><pre>{{ run.commands }}</pre>{% endfor %}
+</body></html>
+"""
+
+
+def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> list[str]:
+    """Write the page of a plan; returns its tables and orders as plain lines. Raises `UserError`."""
+    every = [numbers_of(plan, suite) for suite in plan.suites]
+    results = {result["run"]: result for numbers in every for found in numbers.results.values() for result in found}
+    runs = [
+        {
+            "title": f"{name}: {result['device']}, {result['ranks']} processes, torch {result['versions']['torch']}, "
+            f"deepspeed {result['versions']['deepspeed']}, {result['date']}",
+            "commands": "\n".join(result["commands"]),
+        }
+        for name, result in results.items()
+    ]
+    title = " · ".join(suite.name for suite in plan.suites)
+    page = jinja2.Template(_TEMPLATE, autoescape=True).render(
+        title=f"PreAlign: {title}",
+        scale=plan.scale,
+        measured=len(results),
+        expected=len(plan.measurements),
+        failed=failed or {},
+        deviations=f"{DEVIATIONS:g}",
+        suites=[_section(numbers, plan) for numbers in every],
+        runs=runs,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
+    lines: list[str] = []
+    for numbers in every:
+        lines += ["", numbers.suite.title, *_plain(_table(numbers))]
+        lines += [f"  {line}" for line in numbers.chance]
+        lines += [f"  {'; '.join(row)}" for row in _orders(numbers)[1:]]
+    return lines[1:]
+
+
+def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
+    suite = numbers.suite
+    orders, account = _orders(numbers), _account(numbers)
+    recipe = load_recipe(suite.scales[plan.scale].recipe)  # type: ignore[index]
+    model = recipe.model
+    higher = [column.label for column in suite.columns.values() if column.better == "higher"]
+    return {
+        "title": suite.title,
+        "setting": f"{model.layers} layers x {model.hidden_size}, context {model.context}, "
+        f"{recipe.batch.global_batch_size * model.context:,} tokens a step. Base recipe: "
+        f"{suite.scales[plan.scale].recipe}.",  # type: ignore[index]
+        "table": _html(_table(numbers)),
+        "seeds": len(suite.scales[plan.scale].seeds),  # type: ignore[index]
+        "better": f"Higher is better for {', '.join(higher)}, lower for the rest." if higher else "Lower is better.",
+        "chance": numbers.chance,
+        "missing": list(_missing(numbers)),
+        "orders": _html(orders, "text") if len(orders) > 1 else "",
+        "figure": draw(numbers),
+        "account": _html(account) if len(account) > 1 else "",
+        "unequal": numbers.unequal,
+        "differences": _html(_differences(recipe), "text"),
+        "notes": suite.notes,
+    }
+
+
+def _table(numbers: Numbers) -> Table:
+    columns = numbers.suite.columns
+    table = [["", *(column.label for column in columns.values())]]
+    for row in numbers.rows:
+        table.append([row.label, *(_cell(numbers, row, key, column) for key, column in columns.items())])
+    return table
+
+
+def _cell(numbers: Numbers, row: Row, key: str, column: Column) -> str:
+    paper = f" ({row.paper[key]:g})" if key in row.paper else ""
+    cell = numbers.cells.get((row.label, key))
+    return (_value(cell, column) if cell is not None else "–") + paper
+
+
+def _value(cell: Cell, column: Column) -> str:
+    if cell.mean is None:
+        return "missing"
+    text = f"{cell.mean:.{column.digits}f}"
+    if cell.deviation is not None:
+        text += f" ± {cell.deviation:.{column.digits}f}"
+    if len(cell.values) < cell.expected:
+        text += f" [{len(cell.values)} of {cell.expected} seeds]"
+    return text
+
+
+def _missing(numbers: Numbers) -> Iterator[str]:
+    for row in numbers.rows:
+        cells = {key: cell for (label, key), cell in numbers.cells.items() if label == row.label}
+        if not numbers.results[row.label]:
+            yield f"{row.label}: no result"
+            continue
+        reasons: dict[str, list[str]] = {}
+        for key, cell in cells.items():
+            if cell.mean is None:
+                reasons.setdefault(cell.missing or "not measured", []).append(numbers.suite.columns[key].label)
+        for reason, labels in reasons.items():
+            yield f"{row.label}, {', '.join(labels)}: {reason}"
+
+
+def _orders(numbers: Numbers) -> Table:
+    table = [["column", "the paper's order", "here"]]
+    for order in numbers.orders:
+        values = f" ({order.paper[0]:g}, {order.paper[1]:g})" if order.paper else ""
+        label = numbers.suite.columns[order.column].label
+        table.append([label, f"{order.better} ahead of {order.worse}{values}", order.verdict])
+    return table
+
+
+def _account(numbers: Numbers) -> Table:
+    languages = list(
+        dict.fromkeys(
+            name for found in numbers.results.values() for result in found for name in result["account"]["text"]
+        )
+    )
+    table = [
+        ["run", *(f"{name}: text + words" for name in languages), "total", "steps (aligning)", "TFLOP", "tokens/s"]
+    ]
+    for label, found in numbers.results.items():
+        for result in found:
+            account = result["account"]
+            spent = [_spent(account, name) for name in languages]
+            steps = f"{account['steps']:,} ({account['align_steps']:,})"
+            speed = f"{result['speed']:,.0f}" if result["speed"] else "–"
+            total = [f"{account['tokens']:,}", steps, f"{account['flops'] / 1e12:,.1f}", speed]
+            table.append([f"{label}, seed {result['seed']}", *spent, *total])
+    return table
+
+
+def _spent(account: Result, name: str) -> str:
+    if name not in account["text"]:
+        return "–"
+    text, words = account["text"][name], account["words"][name]
+    return f"{text:,} + {words:,} = {text + words:,}"
+
+
+def _differences(recipe: Recipe) -> Table:
+    """The base recipe beside the paper's main setting."""
+    model, batch = recipe.model, recipe.batch
+    source = recipe.languages[recipe.source_language].tokens or 0
+    targets = ", ".join(f"{recipe.languages[name].tokens or 0:,}" for name in recipe.targets)
+    facts, rates = recipe.facts, recipe.pretrain
+    learned = "none"
+    if facts is not None:
+        frequencies = ", ".join(map(str, facts.frequencies))
+        learned = f"{facts.periods} periods of {facts.period} steps, f = {frequencies}, learned in "
+        learned += ", ".join(recipe.facts_languages)
+    pairs = "fine-tuned on English" if recipe.evaluation.nli is not None else "not measured: no pairs in the recipe"
+    shape = f"{model.layers} layers x {model.hidden_size}, context {model.context}"
+    return [
+        ["", "paper", "here"],
+        ["model (150M)", "12 layers x 1024, context 1024", shape],
+        ["tokens of the source language", "10,000,000,000", f"{source:,}"],
+        ["tokens of each target", "100,000,000", targets],
+        ["tokens a step", "about 1,000,000", f"{batch.global_batch_size * model.context:,}"],
+        ["steps that align", "5 %", f"{100 * recipe.align.fraction:g} %"],
+        ["learning rate, pretraining", "3e-4 to 3e-5", f"{rates.learning_rate:g} to {rates.min_learning_rate:g}"],
+        ["translations", "GPT-4", "one to one for a clone, else dictionaries"],
+        ["facts", "periods of 250 steps", learned],
+        ["transfer (XNLI)", "fine-tuned on English", pairs],
+    ]
+
+
+def _html(table: Table, kind: str = "") -> str:
+    def row(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    name = f' class="{kind}"' if kind else ""
+    return f"<table{name}>" + row(table[0], "th") + "".join(row(cells, "td") for cells in table[1:]) + "</table>"
+
+
+def _plain(table: Table) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]

@@ -1,0 +1,145 @@
+"""A result: everything that a page says of one measured run, in one file, written whole or not at all."""
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+
+from prealign.corpus.artefact import write_atomically
+from prealign.errors import UserError
+from prealign.reports.runs import Run, read_run
+from prealign.suites.expansion import Measurement, Training
+
+FORMAT_VERSION = 1
+Result = dict[str, Any]
+
+
+def result_path(folder: Path, measurement: Measurement) -> Path:
+    """``RESULTS/SCALE/NAME.json``."""
+    return folder / f"{measurement.name}.json"
+
+
+def read_result(folder: Path, measurement: Measurement) -> Result | None:
+    """What was measured under the same settings; None where there is nothing. Raises `UserError` for a damaged file."""
+    path = result_path(folder, measurement)
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        usable = result["format"] == FORMAT_VERSION and result["settings"] == measurement.settings
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a result file; remove it and start again") from None
+    return result if usable else None
+
+
+def missing_measures(folder: Path, measurement: Measurement) -> list[str]:
+    """Measures that the result does not have yet."""
+    result = read_result(folder, measurement)
+    return [name for name in measurement.measures if result is None or name not in result["metrics"]]
+
+
+def write_result(folder: Path, measurement: Measurement, taken: list[str], commands: list[list[str]]) -> None:
+    """Write the result from the run's folder and the evaluation that has just been made of it.
+
+    ``taken``: the measures that this evaluation took; others stay as an earlier result of the same weights has
+    them, and so do the commands. Raises `UserError`.
+    """
+    training = measurement.training
+    run = read_run(str(training.recipe.folder))
+    if training.after is not None:  # the align stage is part of the run, wherever it was trained
+        run = replace(run, rows=[*read_run(str(training.after.recipe.folder)).rows, *run.rows])
+    evaluation = _evaluation(training)
+    earlier = read_result(folder, measurement)
+    if earlier is None or earlier["weights"] != evaluation["identity"]:
+        earlier = {"metrics": {}, "commands": []}
+    lines = [shlex.join(command) for command in commands]
+    result = {
+        "format": FORMAT_VERSION,
+        "run": measurement.name,
+        "variant": measurement.variant,
+        "seed": measurement.seed,
+        "recipe": training.config,
+        "differences": list(training.changes),
+        "settings": measurement.settings,
+        "model": training.recipe.model.model_dump(mode="json"),
+        "vocab_size": training.recipe.vocab_size,
+        "tokens_per_step": training.recipe.batch.global_batch_size * training.recipe.model.context,
+        "account": {
+            "text": run.account.text,
+            "words": run.account.words,
+            "tokens": run.account.tokens,
+            "steps": run.account.steps,
+            "align_steps": run.align_steps,
+            "flops": run.flops,
+        },
+        "speed": speed_of(run),
+        "curves": _curves(run),
+        "metrics": earlier["metrics"] | {name: evaluation["metrics"][name] for name in taken},
+        "commands": [*dict.fromkeys([*earlier["commands"], *lines])],
+        "weights": evaluation["identity"],
+        "ranks": evaluation["ranks"],
+        "device": device_name(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "deepspeed": deepspeed.__version__,
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path = result_path(folder, measurement)
+    try:
+        write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
+
+
+def speed_of(run: Run) -> float | None:
+    """Tokens per second of the pretrain stage: the median of what it logged."""
+    logged = sorted(
+        row["tokens_per_second"] for row in run.rows if row["kind"] == "train" and row["stage"] == "pretrain"
+    )
+    return logged[len(logged) // 2] if logged else None
+
+
+def device_name() -> str:
+    """The accelerator, or the CPU with its number of cores."""
+    if torch.cuda.is_available():
+        # in a process of its own: asking opens a context, whose memory the runs to come would lack
+        ask = "import torch; print(torch.cuda.get_device_name(0))"
+        name = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False).stdout.strip()
+        return f"{torch.cuda.device_count()} x {name or 'GPU'}"
+    return f"CPU, {len(os.sched_getaffinity(0))} cores ({platform.processor() or platform.machine()})"
+
+
+def _evaluation(training: Training) -> dict[str, Any]:
+    folder = training.recipe.folder / "evaluation"
+    files = sorted(folder.glob("step-*.json"), key=lambda path: int(path.stem.removeprefix("step-")))
+    if not files:
+        raise UserError(f"{folder}: found no step-N.json; expected what launchers/evaluate.py writes")
+    return json.loads(files[-1].read_text(encoding="utf-8"))
+
+
+def _curves(run: Run) -> list[dict[str, Any]]:
+    """Evaluations while training: steps (align stage included) and tokens, perplexity per language, mean cosine over
+    layers of aligned words and of random pairs."""
+    points = []
+    for row in run.evaluations:
+        point = {"tokens": row["tokens"], "step": row["step"]}
+        if row["stage"] == "pretrain":
+            point["step"] += run.align_steps
+        point |= {key: value for key, value in row.items() if key.startswith("perplexity/")}
+        for name, key in (("cosine", "probe_cosine_layers"), ("random_cosine", "probe_random_cosine_layers")):
+            if key in row:
+                point[name] = sum(row[key]) / len(row[key])
+        points.append({key: value for key, value in point.items() if math.isfinite(value)})
+    return points

@@ -1,0 +1,151 @@
+"""A suite as ``configs/suites/NAME.yaml`` has it: rows of variants, columns of measured values, the paper's numbers."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from prealign.config.loading import CHECKOUT_CONFIGS
+from prealign.config.sections import Count, Section
+from prealign.errors import UserError
+
+SUITES = CHECKOUT_CONFIGS / "suites"
+SCALES = ("demo", "small", "paper")
+
+Scale = Literal["demo", "small", "paper"]
+Measure = Literal["lm", "alignment", "mexa", "facts", "leakage", "nli"]
+"""Names of `prealign.evaluation.measuring.METRICS`."""
+
+
+class Variant(Section):
+    """Changes of a base recipe."""
+
+    overrides: list[str] = []
+    at: dict[Scale, list[str]] = {}
+    """Further changes at one scale."""
+
+
+class AtScale(Section):
+    """What a suite is at one scale."""
+
+    recipe: str
+    """The base recipe: a file, or its name in ``configs/`` without extension."""
+    seeds: Annotated[list[int], Field(min_length=1)]
+    overrides: list[str] = []
+    """Changes of the base recipe for all rows."""
+
+
+class Column(Section):
+    """A value of each row."""
+
+    label: str
+    value: str
+    """Where it stands in the measurements of `launchers/evaluate.py`, keys joined by dots; of a list (by layer) the
+    mean."""
+    better: Literal["lower", "higher"]
+    percent: bool = False
+    """Measured as a share, shown and compared as a percentage."""
+    chance: float | None = None
+    """The share that guessing reaches."""
+    digits: Count = 1
+
+
+class Row(Section):
+    """A variant with what the paper reports for it."""
+
+    label: str
+    variant: str
+    """Name in ``variants.yaml``."""
+    columns: list[str] | None = None
+    """Columns that the row has; all by default."""
+    paper: dict[str, float] = {}
+    """By column; shares as percentages."""
+    scales: list[Scale] = list(SCALES)
+    recipe: str | None = None
+    """A base recipe of its own."""
+    measure_with: list[str] = []
+    """Changes of the recipe for the measurement alone."""
+
+
+class Suite(Section):
+    """One table or figure."""
+
+    name: str
+    title: str
+    measures: Annotated[list[Measure], Field(min_length=1)]
+    scales: dict[Scale, AtScale]
+    columns: dict[str, Column]
+    rows: Annotated[list[Row], Field(min_length=1)]
+    compare: list[tuple[str, str]] = []
+    """Pairs of rows whose order is compared with the paper's, in each column where the paper has both."""
+    orders: dict[str, list[tuple[str, str]]] = {}
+    """By column, pairs (the better row, the worse row) that the paper states without numbers."""
+    figure: Literal["perplexity", "facts", "cosine", "bars"]
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Suite":
+        labels = [row.label for row in self.rows]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"rows: found labels {labels}; expected each once")
+        for pair in [*self.compare, *(pair for pairs in self.orders.values() for pair in pairs)]:
+            for label in pair:
+                if label not in labels:
+                    raise ValueError(f"compare, orders: found '{label}'; expected labels of rows: {labels}")
+        for key in [*self.orders, *(key for row in self.rows for key in [*row.paper, *(row.columns or [])])]:
+            if key not in self.columns:
+                raise ValueError(f"rows, orders: found column '{key}'; expected one of {list(self.columns)}")
+        return self
+
+    def rows_at(self, scale: str) -> list[Row]:
+        """The rows that the suite has at a scale."""
+        return [row for row in self.rows if scale in row.scales]
+
+
+def suite_names() -> list[str]:
+    """Names of all suites."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml") if path.stem != "variants")
+
+
+def load_suite(name: str) -> Suite:
+    """One suite by its name, or by the path of a file of one's own. Raises `UserError`."""
+    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"found suite '{name}'; expected one of {suite_names()}, 'all', or a YAML file")
+    try:
+        suite = Suite.model_validate({"name": path.stem} | _mapping(path))
+    except ValidationError as error:
+        raise UserError(_first_problem(path, error)) from None
+    known = load_variants()
+    for row in suite.rows:
+        if row.variant not in known:
+            raise UserError(
+                f"{path}: rows: found variant '{row.variant}'; expected one of {list(known)} (variants.yaml)"
+            )
+    return suite
+
+
+def load_variants() -> dict[str, Variant]:
+    """The variants by name. Raises `UserError`."""
+    path = SUITES / "variants.yaml"
+    try:
+        return {name: Variant.model_validate(value) for name, value in _mapping(path).items()}
+    except ValidationError as error:
+        raise UserError(_first_problem(path, error)) from None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); expected a YAML file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: found {type(values).__name__}; expected a mapping")
+    return values
+
+
+def _first_problem(path: Path, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{path}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"

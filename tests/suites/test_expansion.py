@@ -1,0 +1,136 @@
+"""Suites -> runs: each once, from recipes that are valid, at equal tokens."""
+
+from pathlib import Path
+
+import pytest
+
+from prealign.config import Recipe, load_recipe
+from prealign.errors import UserError
+from prealign.suites.expansion import Plan, expand
+from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names
+from prealign.training.plan import Account, align_plan, pretrain_plan
+
+
+def plan_of(*names: str, scale: str = "demo", overrides: tuple[str, ...] = ()) -> Plan:
+    return expand([load_suite(name) for name in names], load_variants(), scale, Path("results"), overrides)
+
+
+def test_equal_runs_of_several_suites_are_one() -> None:
+    table1, table2 = plan_of("table1"), plan_of("table2")
+    both = plan_of("table1", "table2")
+    assert (len(table1.measurements), len(table2.measurements)) == (18, 12)
+    assert len(both.measurements) == 24  # Joint Training and PreAlign are in both
+    assert len(both.cells) == 30
+    assert both.cells["table1", "PreAlign", 12] == both.cells["table2", "PreAlign (both)", 12]
+    # align stages: PreAlign's, which 'align init' shares, and the control's, for each seed
+    aligning = [training for training in both.trainings if training.recipe.stages == ["align"]]
+    assert len(aligning) == 6
+    assert len(both.trainings) == 24 + 6
+
+
+def test_what_changes_nothing_in_the_align_stage_shares_it() -> None:
+    plan = plan_of("table2", "table3", "table4")
+    parents = {
+        measurement.variant: measurement.training.after.name
+        for measurement in plan.measurements
+        if measurement.training.after is not None and measurement.seed == 11
+    }
+    assert parents["prealign"] == parents["align_init"] == parents["vanilla_codeswitch"]
+    assert len({parents[name] for name in ("prealign", "beta_25", "beta_50", "beta_75")}) == 4
+
+
+def test_names_stay_whatever_is_asked_for_together() -> None:
+    every = plan_of(*suite_names())
+    alone = {name: measurement for name in suite_names() for name, measurement in plan_of(name).cells.items()}
+    assert every.cells == alone
+    names = [training.name for training in every.trainings]
+    assert len(set(names)) == len(names)
+    merged = {measurement.name: measurement.measures for measurement in every.measurements}
+    assert merged[every.cells["table3", "Input-only CS", 11]] == ("alignment", "facts", "leakage", "lm", "nli")
+
+
+def test_a_measurement_with_another_table_is_of_the_same_training() -> None:
+    plan = plan_of("figure5", "table4")
+    joint = plan.of(plan.suites[0], plan.suites[0].rows[0])[0]
+    other = plan.of(plan.suites[1], plan.suites[1].rows[0])[0]
+    assert joint.name != other.name
+    assert joint.training == other.training
+    assert joint.overrides == ("lexicon.top_fraction=0.25",)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", suite_names())
+def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
+    plan = plan_of(name, scale=scale)
+    spent: dict[str, list[dict[str, int]]] = {}
+    for measurement in plan.measurements:
+        training = measurement.training
+        for each in (training, training.after):
+            assert each is None or load_recipe(each.config, each.overrides) == each.recipe
+        consumed = Account.empty(training.recipe)
+        if training.after is not None:
+            consumed = align_account(training.after.recipe)
+        planned = pretrain_plan(training.recipe, consumed)
+        text = planned.text_tokens(training.recipe)
+        if training.recipe.facts is not None:
+            facts = training.recipe.facts
+            assert facts.steps(facts.periods - 1)[1] <= planned.steps
+        step = training.recipe.batch.global_batch_size * training.recipe.model.context
+        total = {key: text[key] + consumed.text[key] + consumed.words[key] for key in text}
+        assert abs(sum(total.values()) - training.tokens - (training.after.tokens if training.after else 0)) <= step
+        if not measurement.variant.endswith("_target"):
+            spent.setdefault(training.config, []).append(total)
+            context = training.recipe.model.context
+            for language, tokens in total.items():
+                first = spent[training.config][0][language]
+                assert abs(tokens - first) <= (step if language == "en" else context), (measurement.name, language)
+
+
+def align_account(recipe: Recipe) -> Account:
+    """What an align stage consumes, with word batches of their full size, half of it English."""
+    plan = align_plan(recipe)
+    words = dict.fromkeys(recipe.languages, 0)
+    rows = plan.steps * recipe.align.words_per_step
+    for language in recipe.targets:
+        words[language] = rows // 2 // len(recipe.targets)
+    words[recipe.source_language] = rows // 2
+    budget = {name: language.tokens or 0 for name, language in recipe.languages.items()}
+    text = plan.text_tokens(recipe)
+    return Account(text, {name: min(words[name], budget[name] - text[name]) for name in words}, plan.steps)
+
+
+def test_prepared_data_is_shared_where_it_is_the_same() -> None:
+    plan = plan_of("table1", "figure3")
+    folders = {
+        training.name.split("-")[0]: training.recipe.data.dir for training in plan.trainings if "-s12" in training.name
+    }
+    base = Path("data/enclone_demo")
+    assert {folders[name] for name in ("joint", "prealign", "align", "permuted", "perfect_init", "only_target")} == {
+        base
+    }
+    assert folders["full_target"] != base  # the clone has English's documents
+    with_clone_facts = plan.of(plan.suites[1], plan.suites[1].rows[0])[0].training.recipe
+    assert with_clone_facts.facts_languages == ["en", "clone"]
+    assert with_clone_facts.data.dir not in (base, folders["full_target"])
+
+
+def test_overrides_are_for_all_runs() -> None:
+    plan = plan_of("table5", overrides=("data.dir=/scratch/real", "languages.de.text.files=[a.jsonl]"))
+    for training in plan.trainings:
+        assert training.recipe.data.dir == Path("/scratch/real")
+        assert training.recipe.languages["de"].text is not None
+        assert training.recipe.languages["de"].text.files == ["a.jsonl"]
+    assert [row.label for row in plan.suites[0].rows_at("demo")] == ["150M Joint", "150M PreAlign"]
+    sizes = {
+        m.training.recipe.model.layers * m.training.recipe.model.hidden_size
+        for m in plan_of("table5", scale="paper").measurements
+    }
+    assert sizes == {12 * 1024, 24 * 1024, 24 * 2048}
+
+
+def test_a_suite_without_the_scale() -> None:
+    suite = load_suite("table1")
+    with pytest.raises(UserError, match="--scale small: table1 has the scales"):
+        expand(
+            [suite.model_copy(update={"scales": {"demo": suite.scales["demo"]}})], load_variants(), "small", Path("r")
+        )
