@@ -18,9 +18,9 @@ def plan_of(*names: str, scale: str = "demo", overrides: tuple[str, ...] = ()) -
 def test_equal_runs_of_several_suites_are_one() -> None:
     table1, table2 = plan_of("table1"), plan_of("table2")
     both = plan_of("table1", "table2")
-    assert (len(table1.measurements), len(table2.measurements)) == (18, 12)
-    assert len(both.measurements) == 24  # Joint Training and PreAlign are in both
-    assert len(both.cells) == 30
+    assert (len(table1.measurements), len(table2.measurements)) == (18, 15)
+    assert len(both.measurements) == 24  # Joint Training, PreAlign and the control are in both
+    assert len(both.cells) == 33
     assert both.cells["table1", "PreAlign", 12] == both.cells["table2", "PreAlign (both)", 12]
     # align stages: PreAlign's, which 'align init' shares, and the control's, for each seed
     aligning = [training for training in both.trainings if training.recipe.stages == ["align"]]
