@@ -88,7 +88,7 @@ ALL_PAIRS = [(source, target) for layouts in (FP32, BF16) for source in layouts 
     ("ranks", "pairs"),
     [
         (1, SOME_PAIRS),
-        (4, SOME_PAIRS),
+        pytest.param(4, SOME_PAIRS, marks=pytest.mark.slow),
         pytest.param(1, ALL_PAIRS, marks=pytest.mark.slow),
         pytest.param(2, ALL_PAIRS, marks=pytest.mark.slow),
         pytest.param(4, ALL_PAIRS, marks=pytest.mark.slow),

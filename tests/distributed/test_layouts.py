@@ -64,7 +64,7 @@ def test_losses_do_not_depend_on_the_layout(
                 assert row[key] == pytest.approx(value, rel=1e-5), (row["stage"], row["step"], key)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 3])
 def test_bf16_and_checkpointed_blocks_train(data_dir: Path, tmp_path: Path, stage: int) -> None:
     recipe = short(
         data_dir,

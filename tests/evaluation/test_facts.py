@@ -139,6 +139,7 @@ def test_now_is_the_last_period_that_ended(recipe: Recipe) -> None:
         facts_now(test, model_of(recipe), ONE, 5)
 
 
+@pytest.mark.slow
 def test_training_measures_at_the_ends_of_periods(recipe: Recipe, tmp_path: Path) -> None:
     """Interrupted or not, the same numbers; the launcher brings them together."""
     train(recipe, tmp_path / "run")

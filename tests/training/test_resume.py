@@ -70,6 +70,7 @@ def test_killed_and_started_again(
     assert train(recipe, folder, 2) == undisturbed[zero_stage]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(undisturbed: dict[int, list[dict[str, Any]]], data_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data_dir, 1)
     folder = tmp_path / "run"

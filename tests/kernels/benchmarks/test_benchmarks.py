@@ -38,6 +38,7 @@ def test_candidates_compute_the_same_loss(candidate) -> None:
     assert total == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     options = ["--quick", "--words", "64", "--size", "16", "--only", "chunked", "--out", str(out)]
