@@ -473,13 +473,16 @@ class Recipe(Section):
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
 
     def accumulation(self, ranks: int) -> int:
-        """Micro-batches per step and rank; raises `UserError` when the batch does not divide."""
+        """Micro-batches per step and rank, with as many ``ranks``, or groups of ranks, that have rows of their own;
+        raises `UserError` when the batch does not divide."""
         batch = self.batch
         per_pass = batch.micro_batch_size * ranks
         if batch.global_batch_size % per_pass:
+            shared = self.parallel.tensor_parallel_size * self.parallel.sequence_parallel_size
+            who = "ranks" if shared == 1 else f"groups of {shared} ranks"
             raise UserError(
                 f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size="
-                f"{batch.micro_batch_size} on {ranks} ranks; expected global_batch_size divisible by "
-                f"micro_batch_size x ranks = {per_pass}"
+                f"{batch.micro_batch_size} on {ranks} {who}; expected global_batch_size divisible by "
+                f"micro_batch_size x {who} = {per_pass}"
             )
         return batch.global_batch_size // per_pass

@@ -4,11 +4,13 @@ Each folder carries ``manifest.json``: format version, kind, the inputs it was m
 size and SHA-256 of every file, and the SHA-256 of all this.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,22 @@ def write_atomically(path: Path, content: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextmanager
+def locked(folder: Path, taken: str) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if need be. It ends with the process, however that ends.
+
+    Raises `UserError`, with the message ``taken`` where another process holds it, and `OSError` where the folder cannot
+    be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(taken) from None
+        yield
 
 
 def open_artefact(folder: Path, kind: str) -> Artefact:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prealign.corpus.header import read_header
 from prealign.corpus.pool import ordered_map
 from prealign.corpus.shards import find_shards, joined, release
 from prealign.corpus.spans import chunks, span_keys, words_of_chunk
@@ -141,16 +142,8 @@ class CodeSwitchMap:
 
 def _open(path: Path) -> tuple[int, int, np.ndarray]:
     """Words, bytes an entry, and the entries of one file."""
-    try:
-        size = path.stat().st_size
-        header = path.open("rb").read(_HEADER.size)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: {error.strerror}; expected a code-switch map; run launchers/prepare.py"
-        ) from None
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise UserError(f"{path}: found no code-switch map header; prepare it again")
-    _, version, count, itemsize = _HEADER.unpack(header)
+    fields, size = read_header(path, _HEADER, _MAGIC, "code-switch map", "code-switch map header")
+    version, count, itemsize = fields
     if version != 1 or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
         raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
     size = count * itemsize

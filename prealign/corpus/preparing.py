@@ -6,12 +6,10 @@ for clones at word level ``clone_words.LANGUAGE``; ``facts`` (`prealign.corpus.p
 (`prealign.corpus.artefact`): running this again rebuilds only what its inputs changed.
 """
 
-import fcntl
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 from prealign.config import Recipe
 from prealign.config.texts import Text
-from prealign.corpus.artefact import Artefact, InputHashes, ensure, open_artefact
+from prealign.corpus.artefact import Artefact, InputHashes, ensure, locked, open_artefact
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
@@ -53,21 +51,9 @@ def prepare(recipe: Recipe, say: Say) -> None:
         raise UserError(
             f"data.dir: '{recipe.data.dir}' cannot be made ({error.strerror}); choose another folder"
         ) from None
-    with _only_one(recipe.data.dir):
+    taken = f"{recipe.data.dir}: another preparation is writing here; wait for it or choose another data.dir"
+    with locked(recipe.data.dir, taken):  # two of them would remove each other's work
         _Preparation(recipe, say).run()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; two preparations of one folder would remove each other's work."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another preparation is writing here; wait for it or choose another data.dir"
-            ) from None
-        yield
 
 
 class _Preparation:

@@ -13,6 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
+from prealign.corpus.header import read_header
 from prealign.corpus.shards import find_shards, joined, release
 from prealign.errors import UserError
 
@@ -135,16 +136,13 @@ class StoreFile:
     def __init__(self, prefix: Path) -> None:
         index_path = prefix.with_name(prefix.name + ".idx")
         bin_path = prefix.with_name(prefix.name + ".bin")
+        header = "MMIDIDX header; expected a Megatron .idx file"
+        fields, index_size = read_header(index_path, _HEADER, _MAGIC, "token store", header)
+        version, code, sequences, entries = fields
         try:
-            index_size, bin_size = index_path.stat().st_size, bin_path.stat().st_size
-            header = index_path.open("rb").read(_HEADER.size)
+            bin_size = bin_path.stat().st_size
         except OSError as error:
-            raise UserError(
-                f"{error.filename}: {error.strerror}; expected a token store; run launchers/prepare.py"
-            ) from None
-        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-            raise UserError(f"{index_path}: found no MMIDIDX header; expected a Megatron .idx file; prepare it again")
-        _, version, code, sequences, entries = _HEADER.unpack(header)
+            raise UserError(f"{bin_path}: {error.strerror}; expected a token store; run launchers/prepare.py") from None
         if version != 1 or code not in _DTYPES:
             raise UserError(
                 f"{index_path}: found version {version}, dtype code {code}; expected version 1, an integer dtype"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from prealign.corpus.header import read_header
 from prealign.corpus.shards import Pieces, find_shards, release
 from prealign.errors import UserError
 
@@ -143,16 +144,8 @@ class WordMapFile:
     """One ``.words``; `WordMap`'s sizes and methods."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            size = path.stat().st_size
-            header = path.open("rb").read(_HEADER.size)
-        except OSError as error:
-            raise UserError(
-                f"{error.filename}: {error.strerror}; expected a word map; run launchers/prepare.py"
-            ) from None
-        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-            raise UserError(f"{path}: found no word-map header; prepare it again")
-        _, version, self.tokens, self.words = _HEADER.unpack(header)
+        fields, size = read_header(path, _HEADER, _MAGIC, "word map", "word-map header")
+        version, self.tokens, self.words = fields
         bits = -(-2 * self.tokens // 64) * 8
         ranks = -(-self.tokens // _RANK_STRIDE)
         expected = _HEADER.size + bits + 8 * ranks

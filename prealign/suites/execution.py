@@ -1,13 +1,13 @@
 """Run a plan: what is not prepared, trained or measured yet, one command after another."""
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prealign.config import load_recipe
+from prealign.corpus.artefact import locked
 from prealign.distributed.weights import read_state
 from prealign.errors import UserError
 from prealign.suites.expansion import Measurement, Plan, Training
@@ -51,17 +51,13 @@ def execute(plan: Plan, processes: Processes, max_minutes: float | None, say: Ca
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Keep other calls out of ``RESULTS/SCALE`` while this one works there. Raises `UserError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"--results: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
-    with lock:
+    taken = f"{folder}: another launchers/reproduce.py is at work there; wait for it, or choose another --results"
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(folder, taken))
+        except OSError as error:
             raise UserError(
-                f"{folder}: another launchers/reproduce.py is at work there; wait for it, or choose another --results"
+                f"--results: '{folder}' cannot be written ({error.strerror}); choose another folder"
             ) from None
         yield
 

@@ -68,9 +68,9 @@ def _refuse_names(prefix: Path, words: Path, keys: list[np.ndarray]) -> None:
     """Raise where a word of the store is one of a name."""
     if not keys:
         return
-    store, wanted = TokenStore(prefix), np.unique(np.concatenate(keys))
+    store, word_map, wanted = TokenStore(prefix), WordMap(words), np.unique(np.concatenate(keys))
     for chunk in chunks(store):
-        tokens, starts, ends, _ = words_of_chunk(store, WordMap(words), *chunk)
+        tokens, starts, ends, _ = words_of_chunk(store, word_map, *chunk)
         hits = int(np.isin(span_keys(tokens, starts, ends), wanted).sum()) if len(starts) else 0
         if hits:
             raise UserError(
