@@ -1,5 +1,7 @@
 """The one exception for mistakes that a user can mend, and the exit that shows it without a traceback."""
 
+import atexit
+import contextlib
 import os
 import socket
 import sys
@@ -31,6 +33,7 @@ def run(main: Callable[[], None]) -> None:
     Usually all ranks meet the same error: the first one prints it and its launcher ends the others, which wait for
     that. An error that only another rank has is printed after the wait.
     """
+    code = 0
     try:
         main()
     except UserError as error:
@@ -39,8 +42,25 @@ def run(main: Callable[[], None]) -> None:
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         on_rank = f" (rank {rank} on {socket.gethostname()})" if rank != 0 else ""
         print(f"error{on_rank}: {error}", file=sys.stderr, flush=True)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        code = USER_ERROR_EXIT_CODE
     except Interrupted:
-        sys.exit(INTERRUPTED_EXIT_CODE)
+        code = INTERRUPTED_EXIT_CODE
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    _end(code)
+
+
+def _end(code: int) -> None:
+    """End the process: a rank without finalizing the interpreter.
+
+    A thread of gloo may still be letting go of the last collective's tensors, for which it needs the interpreter;
+    while that is being finalized, it aborts the process (https://github.com/pytorch/pytorch/pull/179291). Destroying
+    the process groups ends those threads only where nothing refers to the groups, and DeepSpeed does.
+    """
+    if "RANK" in os.environ:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
