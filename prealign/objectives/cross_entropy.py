@@ -25,21 +25,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_states) if needs_gradient else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_gradient else None
         losses = torch.empty(len(targets), dtype=wide, device=hidden_states.device)
-        step = max(1, _CHUNK_LOGITS[hidden_states.device.type] // weight.shape[0])
+        step = max(1, min(len(targets), _CHUNK_LOGITS[hidden_states.device.type] // weight.shape[0]))
+        # one block of memory for all chunks: on a CPU, fresh pages cost more than the arithmetic
+        room = torch.empty(step, weight.shape[0], dtype=wide, device=hidden_states.device)
         for first in range(0, len(targets), step):
             rows = slice(first, first + step)
             inputs = hidden_states[rows]
             has_target = (targets[rows] != IGNORED)[:, None]
             labels = torch.where(has_target, targets[rows, None], 0)
-            logits = (inputs @ weight.T).to(wide)
-            lse = torch.logsumexp(logits, dim=1, keepdim=True)
-            losses[rows] = ((lse - logits.gather(1, labels)) * has_target).squeeze(1)
+            logits = room[: len(inputs)]
+            if inputs.dtype == wide:
+                torch.mm(inputs, weight.T, out=logits)
+            else:
+                logits.copy_(inputs @ weight.T)
+            logits -= logits.amax(dim=1, keepdim=True)
+            target_logits = logits.gather(1, labels)
+            total = logits.exp_().sum(dim=1, keepdim=True)
+            losses[rows] = ((total.log() - target_logits) * has_target).squeeze(1)
             if grad_hidden is not None and grad_weight is not None:
-                error = logits.sub_(lse).exp_()
+                error = logits.div_(total)
                 error.scatter_add_(1, labels, error.new_full((1, 1), -1.0).expand_as(labels))
                 error = error.mul_(has_target).to(hidden_states.dtype)
-                grad_hidden[rows] = error @ weight
-                grad_weight += error.T @ inputs
+                torch.mm(error, weight, out=grad_hidden[rows])
+                if error.dtype == wide:
+                    grad_weight.addmm_(error.T, inputs)
+                else:
+                    grad_weight += error.T @ inputs
         if needs_gradient:
             ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
