@@ -9,7 +9,7 @@ from prealign.config.sections import Count, Fraction, Section
 
 
 class NliData(Section):
-    """Pairs of sentences with a label: a file, or a dataset of the Hugging Face hub; a bare path stands for
+    """Pairs of sentences with a label: a file, a dataset of the Hugging Face hub, or generated; a bare path stands for
     ``{file: ...}``."""
 
     file: Path | None = None
@@ -20,12 +20,17 @@ class NliData(Section):
     label."""
     hub_name: str | None = None
     hub_split: str = "train"
+    generated: Count | None = None
+    """Number of pairs of a small English task of our own (`prealign.evaluation.generated_pairs`), for models too small
+    for XNLI. Nothing that is measured on it is comparable with the paper."""
+    seed: int = 1
+    """Of generated pairs; train, dev and test take different ones."""
     max_rows: Count | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "NliData":
-        if (self.file is None) == (self.hub is None):
-            raise ValueError("found both or neither of 'file' and 'hub'; expected exactly one of them")
+        if [self.file, self.hub, self.generated].count(None) != 2:
+            raise ValueError("found none or several of 'file', 'hub' and 'generated'; expected exactly one of them")
         return self
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from prealign.config.nli import NliData
 from prealign.errors import UserError
+from prealign.evaluation.generated_pairs import generate
 from prealign.text.clone_tokenizer import CloneTokenizer
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -17,9 +18,14 @@ Pair = tuple[str, str, int]
 
 
 def read_pairs(data: NliData, key: str) -> list[Pair]:
-    """The pairs of a file or dataset, at most `max_rows`; ``key`` names the recipe's key in errors. Raises
-    `UserError`."""
-    pairs = _from_file(data.file, key) if data.file is not None else _from_hub(data, key)
+    """The pairs of a file or dataset, or generated, at most `max_rows`; ``key`` names the recipe's key in errors.
+    Raises `UserError`."""
+    if data.generated is not None:
+        pairs = [(*pair, LABELS.index(label)) for *pair, label in generate(data.generated, data.seed)]
+    elif data.file is not None:
+        pairs = _from_file(data.file, key)
+    else:
+        pairs = _from_hub(data, key)
     if not pairs:
         raise UserError(f"{key}: found no pair of sentences; expected at least one")
     return pairs[: data.max_rows]

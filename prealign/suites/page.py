@@ -117,7 +117,7 @@ def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
         "account": _html(account) if len(account) > 1 else "",
         "unequal": numbers.unequal,
         "differences": _html(_differences(recipe), "text"),
-        "notes": suite.notes,
+        "notes": [*suite.notes, *suite.scales[plan.scale].notes],  # type: ignore[index]
     }
 
 

@@ -34,6 +34,7 @@ class AtScale(Section):
     seeds: Annotated[list[int], Field(min_length=1)]
     overrides: list[str] = []
     """Changes of the base recipe for all rows."""
+    notes: list[str] = []
 
 
 class Column(Section):
