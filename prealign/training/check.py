@@ -7,10 +7,8 @@ from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import row_ranks
 from prealign.errors import UserError
-from prealign.hashing import Draw, mix
-from prealign.lexicon.word_batches import WordBatches
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan, stretches_of
-from prealign.training.run import pretrain_start
+from prealign.training.run import pretrain_start, word_tokens
 from prealign.training.space import check_space
 
 
@@ -30,7 +28,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     consumed = Account.empty(recipe)
     if "align" in recipe.stages:
         plan = align_plan(recipe)
-        consumed = Account(plan.text_tokens(recipe), _word_tokens(recipe, data, plan), plan.steps)
+        consumed = Account(plan.text_tokens(recipe), word_tokens(recipe, data, plan.steps), plan.steps)
         _say_plan(recipe, data, plan, consumed.words, say)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
@@ -38,18 +36,6 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     if "pretrain" in recipe.stages:
         _say_plan(recipe, data, pretrain_plan(recipe, consumed), dict.fromkeys(recipe.languages, 0), say)
     say("all checks passed; nothing was trained")
-
-
-def _word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[str, int]:
-    """Tokens of all word batches of the align stage."""
-    if data.lexicon is None:
-        raise UserError("stages: found 'align' without translations; expected dictionaries or a clone among languages")
-    batches = WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
-    totals = dict.fromkeys(recipe.languages, 0)
-    for step in range(plan.steps):
-        for name, count in batches.batch(step).tokens_per_language().items():
-            totals[name] += count
-    return totals
 
 
 def _say_plan(

@@ -21,7 +21,7 @@ from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
 from prealign.training.space import check_writable
-from prealign.training.stage import Evaluate, StageContext, run_stage
+from prealign.training.stage import Evaluate, StageContext, run_stage, word_batches
 
 _FREE = (
     "run_dir",
@@ -41,6 +41,8 @@ _MAY_CHANGE = {
 }
 """Recipe sections, and keys in them, that do not bear on what is learned; a run goes on when they differ from its first
 start."""
+_COUNTED_STEPS = 4
+_CERTAIN = 0.95
 
 
 def run_stages(
@@ -60,10 +62,10 @@ def run_stages(
     ranks, and may raise `Interrupted` on all of them.
     """
     folder = recipe.folder
+    if only is None and recipe.stages == ["align", "pretrain"] and finished_account(recipe).steps == 0:
+        world.on_first(lambda: _refuse_early(recipe, data))
     world.on_first(lambda: _claim(recipe, folder))
     check_writable(folder, world.rank)
-    if only is None and recipe.stages == ["align", "pretrain"]:
-        _refuse_early(recipe)
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
     try:
         for stage in recipe.stages if only is None else [only]:
@@ -91,12 +93,26 @@ def run_stages(
         say(f"finished: {folder} ({account.tokens:,} tokens in {account.steps} steps)")
 
 
-def _refuse_early(recipe: Recipe) -> None:
-    """Plan the pretrain stage as if the align stage's word batches had no tokens, so that ranges of steps which no such
-    stage has are refused before it and not after it. Raises `UserError`."""
+def _refuse_early(recipe: Recipe, data: PreparedData) -> None:
+    """Plan the pretrain stage with what the align stage will consume, so that budgets which it would exceed and ranges
+    of steps which no pretrain stage has are refused before it and not after it. Word batches are counted as a little
+    less than those of the first steps. Raises `UserError`."""
     plan = align_plan(recipe)
-    words = dict.fromkeys(recipe.languages, 0)
+    counted = min(plan.steps, _COUNTED_STEPS)
+    words = {
+        name: int(_CERTAIN * count * plan.steps / counted) for name, count in word_tokens(recipe, data, counted).items()
+    }
     pretrain_plan(recipe, Account(plan.text_tokens(recipe), words, plan.steps))
+
+
+def word_tokens(recipe: Recipe, data: PreparedData, steps: int) -> dict[str, int]:
+    """Tokens of the word batches of the align stage's first ``steps`` steps, per language. Raises `UserError`."""
+    batches = word_batches(recipe, data)
+    totals = dict.fromkeys(recipe.languages, 0)
+    for step in range(steps):
+        for name, count in batches.batch(step).tokens_per_language().items():
+            totals[name] += count
+    return totals
 
 
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:

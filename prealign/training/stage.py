@@ -93,7 +93,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         pin_memory=world.device.type == "cuda",
         on_worker_start=ignore_signals,
     )
-    word_batches = _word_batches(context, stage)
+    words_of = word_batches(recipe, context.data) if stage == "align" else None
     if context.log is not None:
         context.log.cut(stage, step if found is not None else -1, evaluated == step)
     guard = AnomalyGuard(
@@ -156,7 +156,7 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         while step < last:
             with clock.part("wait"):
                 micro = next(batches)
-                word_batch = word_batches.batch(step) if word_batches is not None else None
+                word_batch = words_of.batch(step) if words_of is not None else None
             sums = take_step(engine, recipe, world, micro, word_batch, clock, guard)
             step += 1
             if word_batch is not None:
@@ -211,16 +211,14 @@ def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
         )
 
 
-def _word_batches(context: StageContext, stage: str) -> WordBatches | None:
-    if stage != "align":
-        return None
-    lexicon = context.data.lexicon
-    if lexicon is None:
+def word_batches(recipe: Recipe, data: PreparedData) -> WordBatches:
+    """What the align stage draws its words from. Raises `UserError` where there are no translations."""
+    if data.lexicon is None:
         raise UserError(
             "stages: found 'align' without translations; expected dictionaries (languages.*.dictionaries) or a clone "
             "language"
         )
-    return WordBatches(lexicon, context.recipe.align, int(mix(context.recipe.seed, Draw.WORD_BATCHES)))
+    return WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
 
 
 def _note(row: dict[str, Any]) -> str:
