@@ -25,7 +25,7 @@ class LanguageModelResult:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token)."""
+        """exp(nats per token). Rows that pad the LM head take part in the softmax, as in training."""
         return math.exp(min(self.nats / self.tokens, 700.0))
 
     @property

@@ -37,7 +37,11 @@ def mexa(sources: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def mexa_of_pairs(model: JointModel, pairs: list[SentencePair], rows: int, device: torch.device) -> dict[str, Any]:
-    """Score per layer of sentence pairs, with the mean and the maximum over layers and the chance of ``1 / n``."""
+    """Score per layer of sentence pairs, with the mean and the maximum over layers.
+
+    ``chance``: the score of ``n`` pairs of unrelated vectors, ``1 / (2n - 1)``, as any of the ``2n - 1`` cosines of a
+    pair's row and column may be the highest.
+    """
     sources = sentence_embeddings(model, [source for source, _ in pairs], rows, device)
     targets = sentence_embeddings(model, [target for _, target in pairs], rows, device)
     layers = [mexa(a, b) for a, b in zip(sources, targets)]
@@ -45,7 +49,7 @@ def mexa_of_pairs(model: JointModel, pairs: list[SentencePair], rows: int, devic
         "layers": layers,
         "mean": float(np.mean(layers)),
         "max": max(layers),
-        "chance": 1 / len(pairs),
+        "chance": 1 / (2 * len(pairs) - 1),
         "sentences": len(pairs),
     }
 

@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import deepspeed
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -139,8 +138,8 @@ def _fine_tune(
                 engine.backward(engine(*batch)["loss"])
                 engine.step()
         engine.eval()
-        measured = {"dev": _accuracy(engine, world, dev, micro)}
-        measured |= {"test": {name: _accuracy(engine, world, test, micro) for name, test in tests.items()}}
+        measured = {"dev": accuracy(engine, world, dev, micro)}
+        measured |= {"test": {name: accuracy(engine, world, test, micro) for name, test in tests.items()}}
         epochs.append(measured)
     engine.destroy()
     best = max(range(len(epochs)), key=lambda number: epochs[number]["dev"])
@@ -158,7 +157,7 @@ def _learning_rate(settings: Nli, steps: int) -> Callable[[int], float]:
     return rate
 
 
-def _accuracy(engine: deepspeed.DeepSpeedEngine, world: World, examples: Examples, rows: int) -> float:
+def accuracy(engine: nn.Module, world: World, examples: Examples, rows: int) -> float:
     """Share of right answers; ranks share the examples, ordered by length."""
     hits = torch.zeros((), dtype=torch.float64, device=world.device)
     for numbers in _shares(examples, world, rows):

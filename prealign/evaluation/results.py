@@ -33,14 +33,20 @@ _T95 += (2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2
 """Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom."""
 
 
+def _t95(freedom: int) -> float:
+    """Two-sided 95 % point of Student's t, right to 0.0005."""
+    if freedom <= len(_T95):
+        return _T95[freedom - 1]
+    # the first terms of the expansion around the normal quantile (Abramowitz and Stegun 1964, 26.7.5)
+    z = _Z95
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
 def mean_interval(values: list[float]) -> tuple[float, float] | None:
     """95 % interval of a mean (Student's t); None for fewer than two values."""
     if len(values) < 2:
         return None
-    freedom = len(values) - 1
-    # above 30 the first terms of the expansion around the normal quantile, right to 0.001
-    t = _T95[freedom - 1] if freedom <= len(_T95) else _Z95 + (_Z95**3 + _Z95) / (4 * freedom)
-    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    half = _t95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return statistics.mean(values) - half, statistics.mean(values) + half
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from scipy.special import softmax
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, log_loss
 
 from prealign.config import Recipe
 from prealign.corpus.loader import MicroBatch
@@ -43,8 +45,9 @@ def test_likelihoods_against_single_statements(recipe: Recipe) -> None:
     for statement, nats in zip(statements(), found):
         ids = torch.from_numpy(np.concatenate(([599], statement)))
         hidden, _ = model.gpt(ids[:-1], torch.arange(len(statement)), Layout((Group(1, len(statement)),)))
-        expected = F.cross_entropy(hidden @ model.head.weight.T, ids[1:], reduction="sum")
-        assert nats == pytest.approx(float(expected), rel=1e-5)
+        probabilities = softmax((hidden @ model.head.weight.T).double().numpy(), axis=1)
+        expected = log_loss(ids[1:], probabilities, labels=range(recipe.padded_vocab_size), normalize=False)
+        assert nats == pytest.approx(expected, rel=1e-5)
 
 
 def shared(rank: int, ranks: int, folder: Path) -> list[float]:
@@ -62,6 +65,39 @@ def test_ranks_share_the_statements(recipe: Recipe) -> None:
 def test_choices() -> None:
     scores = np.array([[-1.0, -2, -3, -4], [-2, -1, -3, -4], [-1, -1, -3, -4], [-5, -5, -5, -5]])
     assert choose(scores) == [1.0, 0.0, 0.5, 0.25]
+
+
+def test_choices_against_scikit_learn() -> None:
+    scores = np.random.default_rng(1).normal(size=(400, 4))
+    hits = choose(scores)
+    assert np.mean(hits) == pytest.approx(accuracy_score(np.zeros(400, int), scores.argmax(axis=1)))
+    low, high = binomtest(round(sum(hits)), 400).proportion_ci(method="wilson")
+    assert low < 0.25 < high
+
+
+@pytest.mark.parametrize("clone_level", ["token", pytest.param("word", marks=pytest.mark.slow)])
+def test_length_decides_nothing(recipe: Recipe, clone_level: str, tmp_path: Path) -> None:
+    """The four statements have equally many tokens in every language, so the mean per token chooses as the sum does."""
+    if clone_level == "word":
+        recipe = facts_recipe(tmp_path, clone_level)
+        prepare(recipe, say=lambda line: None)
+    test = FactsTest.of(open_data(recipe))
+    assert test is not None
+    for language in recipe.languages:
+        for fact in test.facts:
+            for template in range(3):
+                sizes = {len(test.statements.ids(fact, language, template, name)) for name in fact.choices}
+                assert len(sizes) == 1
+
+
+def test_a_perfectly_aligned_model_scores_both_languages_alike(recipe: Recipe) -> None:
+    data = open_data(recipe)
+    test = FactsTest.of(data)
+    assert test is not None
+    model = model_of(recipe.model_copy(update={"model": recipe.model.model_copy(update={"init": "perfect_clone"})}))
+    english, clone = (test.scores(model, ONE, test.facts, language) for language in ("en", "clone"))
+    assert english == pytest.approx(clone, rel=1e-5)
+    assert choose(english) == choose(clone)
 
 
 class Knowing(torch.nn.Module):

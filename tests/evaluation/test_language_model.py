@@ -1,11 +1,12 @@
-"""Perplexity against a plain computation over the same windows."""
+"""Perplexity against scipy's log-softmax on the same windows, and of models with a known one."""
 
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from scipy.special import log_softmax
 
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import World
@@ -31,7 +32,8 @@ def test_perplexity_and_bits_per_byte(data_dir: Path, tokens: int) -> None:
         ids = store[window * context : (window + 1) * context + 1]
         with torch.no_grad():
             hidden, _ = model.gpt(ids[:-1], torch.arange(len(ids) - 1), Layout((Group(1, len(ids) - 1),)))
-            nats += F.cross_entropy(hidden @ model.head.weight.T, ids[1:], reduction="sum").item()
+        logs = log_softmax((hidden @ model.head.weight.T).double().numpy(), axis=1)
+        nats -= logs[np.arange(len(ids) - 1), ids[1:]].sum()
         count += len(ids) - 1
     assert result.tokens == count
     assert result.nats == pytest.approx(nats, rel=1e-5)
@@ -40,6 +42,16 @@ def test_perplexity_and_bits_per_byte(data_dir: Path, tokens: int) -> None:
     size = len(text.replace("<|endoftext|>", "").encode())
     assert result.bytes == pytest.approx(size, abs=3)  # a character may be cut by the last window
     assert result.bits_per_byte == pytest.approx(nats / math.log(2) / result.bytes, rel=1e-5)
+
+
+def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large(data_dir: Path) -> None:
+    recipe = tiny_recipe(data_dir)
+    model = model_of(recipe)
+    model.head.weight.zero_()
+    for language in ("en", "clone"):
+        result = evaluate_language(model, recipe, open_data(recipe), ONE, language)
+        assert result is not None
+        assert result.perplexity == pytest.approx(recipe.padded_vocab_size, rel=1e-5)
 
 
 def shared(rank: int, ranks: int, data_dir: Path) -> tuple[float, int, int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from prealign.corpus.prepared import PreparedData, open_data
 from prealign.corpus.preparing import prepare
@@ -87,6 +88,23 @@ def test_shares_with_known_answers(data_dir: Path) -> None:
     assert all("⟦clone:" in example["text"] for example in result["examples"])
     assert result["decoding"] == recipe.evaluation.leakage.model_dump(mode="json")
     assert len(result["prompts"]["first_tokens"]) == 60
+
+
+@pytest.mark.parametrize(("odds", "temperature"), [(0.01, 1.0), (0.1, 1.0), (0.1, 0.5)])
+def test_the_share_is_that_of_the_models_probabilities(data_dir: Path, odds: float, temperature: float) -> None:
+    """A model that takes every token from the clone with one probability, whatever came before."""
+    recipe = leaky(data_dir, samples=1000, temperature=temperature)
+    data, model = open_data(recipe), model_of(recipe)
+    model.gpt.norm.weight.zero_()
+    model.gpt.norm.bias.fill_(1.0)
+    model.head.weight[:600], model.head.weight[600:] = 0.0, np.log(odds) / 32
+    found = leakage(model, data, ONE)["clone"]
+    probability = odds ** (1 / temperature) / (1 + odds ** (1 / temperature))
+    expected = 1 - (1 - probability) ** 6
+    assert found["share"] == found["leaked"] / found["samples"]
+    assert found["samples"] == 1000
+    assert found["interval"] == pytest.approx(tuple(binomtest(found["leaked"], 1000).proportion_ci(method="wilson")))
+    assert found["interval"][0] < expected < found["interval"][1]
 
 
 def shared(rank: int, ranks: int, data_dir: Path) -> dict:

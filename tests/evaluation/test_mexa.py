@@ -1,9 +1,11 @@
-"""MEXA: the score of hand-made matrices, embeddings against a sentence-by-sentence computation, models."""
+"""MEXA: the score against scikit-learn's neighbours, embeddings against a sentence-by-sentence computation, models."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
+from sklearn.neighbors import NearestNeighbors
 
 from prealign.corpus.prepared import open_data
 from prealign.errors import UserError
@@ -14,17 +16,20 @@ from tests.conftest import tiny_recipe
 from tests.evaluation.models import ONE, model_of
 
 
-def test_score_against_loops() -> None:
+@pytest.mark.parametrize("noise", [0.3, 0.7, 2.0])
+def test_score_is_the_share_of_mutual_nearest_neighbours(noise: float) -> None:
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(12, 4, generator=generator)
-    y = x + 0.7 * torch.randn(12, 4, generator=generator)
-    cosine = [[float(torch.cosine_similarity(a, b, dim=0)) for b in y] for a in x]
-    hits = 0
-    for i in range(12):
-        others = [cosine[i][j] for j in range(12) if j != i] + [cosine[j][i] for j in range(12) if j != i]
-        hits += cosine[i][i] > max(others)
-    assert 0 < hits < 12
-    assert mexa(x, y) == hits / 12
+    x = torch.randn(200, 8, generator=generator)
+    y = x + noise * torch.randn(200, 8, generator=generator)
+    nearest = [
+        NearestNeighbors(n_neighbors=1, metric="cosine")
+        .fit(candidates)
+        .kneighbors(queries, return_distance=False)[:, 0]
+        for candidates, queries in ((y.numpy(), x.numpy()), (x.numpy(), y.numpy()))
+    ]
+    expected = sum(nearest[0][i] == i == nearest[1][i] for i in range(200)) / 200
+    assert 0 < expected < 1
+    assert mexa(x, y) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_tie_is_no_hit() -> None:
@@ -58,11 +63,21 @@ def test_perfect_and_random_models(data_dir: Path) -> None:
     result = mexa_of_pairs(model_of(perfect), pairs, 7, ONE.device)
     assert result["layers"] == [1.0] * 3
     assert (result["mean"], result["max"]) == (1.0, 1.0)
-    # sentences that have nothing to do with each other: the score can only be at most that of chance
+    # sentences that have nothing to do with each other
     shuffled = [(english, pairs[(number + 1) % 60][1]) for number, (english, _) in enumerate(pairs)]
     result = mexa_of_pairs(model_of(tiny_recipe(data_dir)), shuffled, 7, ONE.device)
     for layer in result["layers"]:
-        assert wilson_interval(round(60 * layer), 60)[0] < result["chance"] == 1 / 60
+        assert wilson_interval(round(60 * layer), 60)[0] < result["chance"] == 1 / 119
+
+
+def test_unrelated_vectors_are_at_chance() -> None:
+    generator = torch.Generator().manual_seed(4)
+    hits = 0
+    for _ in range(400):
+        x, y = torch.randn(2, 20, 64, generator=generator)
+        hits += round(20 * mexa(x, y))
+    low, high = binomtest(hits, 8000).proportion_ci(method="wilson")
+    assert low < 1 / 39 < high
 
 
 def test_parallel_files(data_dir: Path, tmp_path: Path) -> None:

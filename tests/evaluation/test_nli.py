@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score
 
 from prealign.config import Recipe
 from prealign.config.nli import NliData
 from prealign.corpus.prepared import open_data
 from prealign.errors import UserError
-from prealign.evaluation.nli import Classifier
+from prealign.evaluation.nli import Classifier, accuracy
 from prealign.evaluation.nli_data import encode_pair, read_pairs
 from prealign.model.layout import Group, Layout
 from tests.conftest import tiny_recipe
-from tests.evaluation.models import model_of
+from tests.evaluation.models import ONE, model_of
 from tests.processes import finish, start, train
 
 WORDS = {"entailment": "truly", "neutral": "perhaps", "contradiction": "never"}
@@ -68,8 +70,10 @@ def test_what_is_learned_in_english_passes_to_a_perfect_clone(
         dev = [epoch["dev"] for epoch in run["epochs"]]
         assert run["epoch"] == 1 + dev.index(max(dev))
         assert run["test"] == run["epochs"][run["epoch"] - 1]["test"]
-    mean = np.mean([run["test"]["en"] for run in found["runs"]])
-    assert found["languages"]["en"]["accuracy"] == pytest.approx(mean)
+    for language in ("en", "clone"):
+        values = [run["test"][language] for run in found["runs"]]
+        assert found["languages"][language]["accuracy"] == pytest.approx(np.mean(values))
+        assert found["languages"][language]["deviation"] == pytest.approx(np.std(values, ddof=1))
 
 
 def test_the_classifier_reads_the_last_token_of_each_row(data_dir: Path) -> None:
@@ -87,6 +91,25 @@ def test_the_classifier_reads_the_last_token_of_each_row(data_dir: Path) -> None
     torch.testing.assert_close(found["logits"], torch.stack(expected), atol=1e-4, rtol=1e-4)
     nll = -torch.log_softmax(torch.stack(expected), dim=1)[torch.arange(3), labels].mean()
     assert float(found["loss"]) == pytest.approx(float(nll), rel=1e-4)
+
+
+def test_accuracy_against_scikit_learn(data_dir: Path) -> None:
+    """An untrained classifier is at chance; on a perfectly aligned model its answers are the same in both languages."""
+    classifier = Classifier(model_of(tiny_recipe(data_dir, model={"init": "perfect_clone"})).gpt, 32, seed=1)
+    draw = np.random.default_rng(2)
+    english = [draw.integers(0, 600, length) for length in draw.integers(2, 30, 300)]
+    labels = draw.integers(0, 3, 300)
+    answers = []
+    for ids in map(torch.from_numpy, english):
+        with torch.no_grad():
+            logits = classifier(ids[None], torch.tensor([len(ids)]), torch.zeros(1, dtype=torch.int64))["logits"]
+        answers.append(int(logits.argmax()))
+    found = accuracy(classifier, ONE, (english, labels), 7)
+    assert found == pytest.approx(accuracy_score(labels, answers))
+    assert accuracy(classifier, ONE, ([ids + 600 for ids in english], labels), 7) == found
+    assert accuracy(classifier, ONE, (english, np.array(answers)), 7) == 1.0
+    low, high = binomtest(round(300 * found), 300).proportion_ci(method="wilson")
+    assert low < 1 / 3 < high
 
 
 def test_pairs_fit_into_the_context(data_dir: Path) -> None:

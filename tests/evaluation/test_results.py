@@ -1,30 +1,34 @@
-"""Intervals with known values; results are written whole, and merged for the same weights only."""
+"""Intervals against scipy; results are written whole, and merged for the same weights only."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from prealign.errors import UserError
 from prealign.evaluation.results import mean_interval, results_path, wilson_interval, write_results
 
 
 def test_wilson_interval() -> None:
-    low, high = wilson_interval(10, 50)  # statsmodels' proportion_confint(10, 50, method="wilson")
-    assert (low, high) == (pytest.approx(0.112438, abs=1e-5), pytest.approx(0.330367, abs=1e-5))
-    assert wilson_interval(0, 0) == (0.0, 1.0)
+    for trials in (1, 2, 7, 50, 1000, 10_000):
+        for hits in {0, 1, trials // 5, trials // 2, trials - 1, trials}:
+            expected = stats.binomtest(hits, trials).proportion_ci(confidence_level=0.95, method="wilson")
+            assert wilson_interval(hits, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert wilson_interval(0, 100)[0] == 0.0
-    assert wilson_interval(0, 100)[1] == pytest.approx(0.036995, abs=1e-5)
     assert wilson_interval(7, 7)[1] == 1.0
+    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_mean_interval() -> None:
     assert mean_interval([1.0]) is None
-    low, high = mean_interval([1.0, 2.0, 3.0, 4.0])  # type: ignore[misc]
-    assert (low, high) == (pytest.approx(2.5 - 2.054261, abs=1e-3), pytest.approx(2.5 + 2.054261, abs=1e-3))
-    many = [float(i % 2) for i in range(60)]
-    low, high = mean_interval(many)  # type: ignore[misc]
-    assert (high - low) / 2 == pytest.approx(2.000995 * 0.504219 / 60**0.5, abs=1e-4)
+    draw = np.random.default_rng(0)
+    for count in range(2, 200):
+        values = draw.random(count)
+        error = stats.sem(values)
+        low, high = stats.t.interval(0.95, count - 1, values.mean(), error)
+        assert mean_interval(values.tolist()) == pytest.approx((low, high), abs=0.0005 * error)
 
 
 def test_results_of_the_same_weights_are_kept(tmp_path: Path) -> None:

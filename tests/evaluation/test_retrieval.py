@@ -1,9 +1,12 @@
-"""Retrieval against plain loops, and on vectors with a known answer."""
+"""Retrieval against scikit-learn, and on vectors with a known answer."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
 
 from prealign.evaluation.results import wilson_interval
 from prealign.evaluation.retrieval import csls, precision_at_1, retrieval
@@ -17,17 +20,54 @@ def one_to_one(count: int) -> WordPairs:
     return WordPairs(None, rows, rows, np.stack((rows, rows), axis=1))  # type: ignore[arg-type]
 
 
-def test_csls_against_loops() -> None:
+def neighbours(candidates: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and places of the queries' nearest candidates, by scikit-learn."""
+    distances, places = NearestNeighbors(n_neighbors=count, metric="cosine").fit(candidates).kneighbors(queries)
+    return 1 - distances, places
+
+
+def test_csls_against_scikit_learn() -> None:
     torch.manual_seed(0)
     x, y = F.normalize(torch.randn(13, 6), dim=1), F.normalize(torch.randn(17, 6), dim=1)
-    found = csls(x @ y.T, neighbours=4)
-    for i in range(13):
-        for j in range(17):
-            near_i = sorted((float(x[i] @ v) for v in y), reverse=True)[:4]
-            near_j = sorted((float(y[j] @ v) for v in x), reverse=True)[:4]
-            assert float(found[i, j]) == pytest.approx(
-                2 * float(x[i] @ y[j]) - np.mean(near_i) - np.mean(near_j), abs=1e-5
-            )
+    of_x, _ = neighbours(y.numpy(), x.numpy(), 4)
+    of_y, _ = neighbours(x.numpy(), y.numpy(), 4)
+    expected = 2 * cosine_similarity(x, y) - of_x.mean(axis=1)[:, None] - of_y.mean(axis=1)[None]
+    assert csls(x @ y.T, neighbours=4).numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_precision_against_scikit_learn() -> None:
+    """Both directions, words with several translations, two layers; nearest by cosine and by CSLS."""
+    generator = torch.Generator().manual_seed(6)
+    targets = torch.randn(2, 60, 12, generator=generator)
+    pairs = np.unique(np.random.default_rng(6).integers(0, (40, 60), (50, 2)), axis=0)
+    pairs = np.concatenate((pairs, [[i, i] for i in range(40)], [[i - 40, i] for i in range(40, 60)]))
+    pairs = np.unique(pairs, axis=0)
+    sources = targets[:, :40] + torch.randn(2, 40, 12, generator=generator)
+    sources, targets = F.normalize(sources, dim=2), F.normalize(targets, dim=2)
+    words = WordPairs(None, np.arange(40), np.arange(60), pairs)  # type: ignore[arg-type]
+    found = retrieval(sources, targets, words, CPU)
+    gold = {(int(a), int(b)) for a, b in pairs}
+    for layer in range(2):
+        x, y = sources[layer].double().numpy(), targets[layer].double().numpy()
+        to_target, to_source = neighbours(y, x, 1)[1][:, 0], neighbours(x, y, 1)[1][:, 0]
+        hits = np.mean([(i, j) in gold for i, j in enumerate(to_target)])
+        assert 0.1 < hits < 0.9
+        assert found["to_target"]["p_at_1"][layer] == pytest.approx(hits)
+        assert found["to_source"]["p_at_1"][layer] == pytest.approx(
+            np.mean([(i, j) in gold for j, i in enumerate(to_source)])
+        )
+        scores = 2 * cosine_similarity(x, y) - neighbours(y, x, 10)[0].mean(axis=1)[:, None]
+        scores -= neighbours(x, y, 10)[0].mean(axis=1)[None]
+        assert found["to_target"]["csls"][layer] == pytest.approx(
+            np.mean([(i, j) in gold for i, j in enumerate(scores.argmax(axis=1))])
+        )
+        assert found["to_source"]["csls"][layer] == pytest.approx(
+            np.mean([(i, j) in gold for j, i in enumerate(scores.argmax(axis=0))])
+        )
+    best = round(40 * max(found["to_target"]["csls"]))
+    assert found["to_target"]["csls_interval"] == pytest.approx(
+        tuple(binomtest(best, 40).proportion_ci(method="wilson"))
+    )
 
 
 def test_identical_vectors_find_each_other() -> None:
