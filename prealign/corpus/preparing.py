@@ -21,6 +21,7 @@ from prealign.corpus.artefact import Artefact, InputHashes, ensure, locked, open
 from prealign.corpus.building import Split, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
+from prealign.corpus.facts.relations import relations_of
 from prealign.corpus.pool import in_child
 from prealign.corpus.preparing_facts import prepare_facts
 from prealign.corpus.preparing_lexicon import WAYPOINTS, prepare_lexicon
@@ -29,6 +30,7 @@ from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
 from prealign.lexicon.compiled import CompiledLexicon
+from prealign.lexicon.dictionaries import dictionary_files
 from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.clone_words import CloneWords
 from prealign.text.reading import ReadCounts, read_documents, text_files
@@ -68,6 +70,7 @@ class _Preparation:
         self.source = recipe.source_language
 
     def run(self) -> None:
+        self._refuse_early()
         inputs = {name: self._text_inputs(name) for name, lang in self.recipe.languages.items() if lang.text}
         tokenizer = self._tokenizer(inputs)
         stores: dict[str, Artefact] = {}
@@ -90,6 +93,16 @@ class _Preparation:
             every = CloneTokenizer(tokenizer, self.recipe.clones, levels)
             prepare_facts(self.recipe, stores, words, lexicon, every, clone_words, self.hashes, self._ensure)
         self.hashes.save()
+
+    def _refuse_early(self) -> None:
+        """Files that are not there, and facts that cannot be drawn: before hours of tokenizing, not after them."""
+        for name in self.recipe.extra_texts:
+            text_files(*self._text(name))
+        for language in self.recipe.languages.values():
+            for dictionary in language.dictionaries:
+                dictionary_files(dictionary)
+        if self.recipe.facts is not None:
+            relations_of(self.recipe)
 
     def _text_inputs(self, name: str) -> dict[str, Any]:
         """What the text of a source depends on."""

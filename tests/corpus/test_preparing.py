@@ -276,6 +276,25 @@ def test_hopeless_input_is_one_line_and_leaves_nothing(tmp_path: Path, content: 
     assert not [name for name in leftovers if name.startswith(".") and name != ".input_hashes.json"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dictionaries": ["none.tsv"]}, "languages.*.dictionaries: no such file 'none.tsv'"),
+        ({"sources": {"news": {"tokens": 1024, "text": {"files": ["none/*.txt"]}}}}, "no file matches 'none/*.txt'"),
+        ({}, "facts.per_frequency: found 3; expected at least 32, 4 for each of 8 relations"),
+    ],
+)
+def test_what_is_missing_is_refused_before_anything_is_built(tmp_path: Path, changes: dict, message: str) -> None:
+    text = {"files": [str(SAMPLE_TEXT / "northanger_abbey.jsonl")]}
+    languages = {"en": {"tokens": 40_960, "text": text}, "de": {"tokens": 10_240, "text": text} | changes}
+    facts = {"periods": 1, "per_frequency": 3} if not changes else None
+    lines: list[str] = []
+    with pytest.raises(UserError) as error:
+        prepare(tiny_recipe(tmp_path / "data", languages=languages, facts=facts), lines.append)
+    assert message in str(error.value)
+    assert lines == []
+
+
 def test_mismatched_recipe_is_refused_when_opened(recipe: Recipe) -> None:
     dir_ = recipe.data.dir
     with pytest.raises(UserError, match=r"vocab_size: found 700; .* holds 600"):

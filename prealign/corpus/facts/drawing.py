@@ -10,11 +10,8 @@ import numpy as np
 
 from prealign.config.facts import Facts
 from prealign.corpus.facts.names import Names
-from prealign.corpus.facts.relations import Relation
-from prealign.errors import UserError
+from prealign.corpus.facts.relations import DISTRACTORS, Relation
 from prealign.hashing import Draw, mix, permute
-
-DISTRACTORS = 3
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,7 @@ class Fact:
 def draw_facts(
     settings: Facts, languages: list[str], relations: list[Relation], tokens: Callable[[str], int], avoid: set[str]
 ) -> list[Fact]:
-    """All facts of a run. ``tokens``, ``avoid``: see `Names`. Raises `UserError` where a relation has too few facts."""
-    needed = (DISTRACTORS + 1) * len(relations)
-    if settings.per_frequency < needed:
-        raise UserError(
-            f"facts.per_frequency: found {settings.per_frequency}; expected at least {needed}, {DISTRACTORS + 1} for "
-            f"each of {len(relations)} relations"
-        )
+    """All facts of a run. ``tokens``, ``avoid``: see `Names`."""
     names = Names(int(mix(settings.seed, Draw.FACTS)), tokens, avoid)
     facts = []
     for period in range(settings.periods):

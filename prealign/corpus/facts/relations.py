@@ -11,6 +11,8 @@ from prealign.config import Recipe
 from prealign.errors import UserError
 
 BUILT_IN = Path(__file__).with_name("relations.yaml")
+DISTRACTORS = 3
+"""What a fact's object is scored against: objects of other facts of its relation."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,20 @@ class Relation:
     subject: str
     object: str
     templates: dict[str, tuple[str, ...]]
+
+
+def relations_of(recipe: Recipe) -> list[Relation]:
+    """The relations of a recipe with facts. Raises `UserError`, too, where they would get too few facts each."""
+    assert recipe.facts is not None
+    languages = list(dict.fromkeys(template_language(recipe, name) for name in recipe.languages))
+    relations = read_relations(recipe.facts.relations or BUILT_IN, languages)
+    needed = (DISTRACTORS + 1) * len(relations)
+    if recipe.facts.per_frequency < needed:
+        raise UserError(
+            f"facts.per_frequency: found {recipe.facts.per_frequency}; expected at least {needed}, {DISTRACTORS + 1} "
+            f"for each of {len(relations)} relations"
+        )
+    return relations
 
 
 def read_relations(path: Path, languages: list[str]) -> list[Relation]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from prealign.config import Recipe
 from prealign.corpus.facts.drawing import Fact
-from prealign.corpus.facts.relations import BUILT_IN, Relation, read_relations, template_language
+from prealign.corpus.facts.relations import Relation, relations_of, template_language
 from prealign.text.clone_tokenizer import CloneTokenizer
 
 
@@ -21,10 +21,7 @@ class Statements:
     @classmethod
     def of(cls, recipe: Recipe, tokenizer: CloneTokenizer) -> "Statements":
         """With the recipe's relations. Raises `UserError`."""
-        assert recipe.facts is not None
-        languages = list(dict.fromkeys(template_language(recipe, name) for name in recipe.languages))
-        relations = read_relations(recipe.facts.relations or BUILT_IN, languages)
-        return cls(recipe, tokenizer, {relation.key: relation for relation in relations})
+        return cls(recipe, tokenizer, {relation.key: relation for relation in relations_of(recipe)})
 
     def templates(self, fact: Fact) -> int:
         """How many templates the fact's relation has."""
