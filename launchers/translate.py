@@ -6,7 +6,7 @@
         translation.base_url=http://127.0.0.1:8000/v1
 
 Needs a recipe with a section `translation` whose text is prepared; writes one word list a language under
-``data.dir/translations``. The same command goes on after an interruption and asks for no word twice.
+``data.dir/llm``. The same command goes on after an interruption and asks for no word twice.
 
 Exit codes: 0, every word has an answer; 2, a mistake (recipe, key, a request that the endpoint refuses); 3, some words
 have no answer: ``failed.tsv`` says why, the same command asks for them again; 130, stopped by Ctrl-C or SIGTERM after

@@ -95,12 +95,14 @@ class _Preparation:
         self.hashes.save()
 
     def _refuse_early(self) -> None:
-        """Files that are not there, and facts that cannot be drawn: before hours of tokenizing, not after them."""
+        """Files that are not there, and facts that cannot be drawn: before hours of tokenizing, not after them. A
+        dictionary in `data.dir` is one that ``launchers/translate.py`` makes of what is prepared until then."""
         for name in self.recipe.extra_texts:
             text_files(*self._text(name))
         for language in self.recipe.languages.values():
             for dictionary in language.dictionaries:
-                dictionary_files(dictionary)
+                if not Path(dictionary.path).resolve().is_relative_to(self.dir.resolve()):
+                    dictionary_files(dictionary)
         if self.recipe.facts is not None:
             relations_of(self.recipe)
 

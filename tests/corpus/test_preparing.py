@@ -295,6 +295,17 @@ def test_what_is_missing_is_refused_before_anything_is_built(tmp_path: Path, cha
     assert lines == []
 
 
+def test_a_dictionary_that_is_still_to_be_made_of_the_prepared_text(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "llm" / "llm-de.tsv"
+    text = {"files": [str(SAMPLE_TEXT / "northanger_abbey.jsonl")]}
+    german = {"tokens": 10_240, "text": text, "dictionaries": [str(path)]}
+    recipe = tiny_recipe(tmp_path / "data", languages={"en": {"tokens": 40_960, "text": text}, "de": german})
+    lines: list[str] = []
+    with pytest.raises(UserError, match=r"no such file '.*llm-de.tsv'; expected .* launchers/translate.py writes one"):
+        prepare(recipe, lines.append)
+    assert any("words (word counts)" in line for line in lines)
+
+
 def test_mismatched_recipe_is_refused_when_opened(recipe: Recipe) -> None:
     dir_ = recipe.data.dir
     with pytest.raises(UserError, match=r"vocab_size: found 700; .* holds 600"):
