@@ -41,6 +41,8 @@ Say = Callable[[str], None]
 _UNSPACED_SHARE = 8
 """One part in so many of text without spaces trains the tokenizer."""
 
+_FEW_SAMPLES = 10
+
 MOST_CLONE_WORDS = 1_000_000
 """Word types that a clone at word level exchanges, the most frequent ones; the table is held in memory."""
 
@@ -273,7 +275,14 @@ class _Preparation:
                 "invalid_utf8": counts.invalid_utf8,
             }
 
-        return self._ensure(name, "token store", inputs, build, resumable=True)
+        store = self._ensure(name, "token store", inputs, build, resumable=True)
+        heldout = store.facts["heldout_tokens"]
+        if heldout < _FEW_SAMPLES * self.recipe.model.context:
+            self.say(
+                f"note: languages.{name}: {heldout:,} held-out tokens, less than {_FEW_SAMPLES} samples, are few to "
+                f"measure on; a data.heldout_fraction above {self.data.heldout_fraction:g} gives more"
+            )
+        return store
 
     def _store_inputs(self, words: Artefact | None) -> dict[str, Any]:
         """What a store depends on only in some recipes."""

@@ -295,6 +295,16 @@ def test_what_is_missing_is_refused_before_anything_is_built(tmp_path: Path, cha
     assert lines == []
 
 
+def test_few_heldout_tokens_are_pointed_out(tmp_path: Path) -> None:
+    values = {"heldout_fraction": 0.03, "dir": str(tmp_path / "data")}
+    lines = prepared(tiny_recipe(tmp_path / "data", data=values, model={"context": 2048}))
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert "note: languages.clone: " in notes[1]
+    assert "held-out tokens, less than 10 samples, are few to measure on" in notes[1]
+    assert not any(line.startswith("note") for line in prepared(tiny_recipe(tmp_path / "data", data=values)))
+
+
 def test_a_dictionary_that_is_still_to_be_made_of_the_prepared_text(tmp_path: Path) -> None:
     path = tmp_path / "data" / "llm" / "llm-de.tsv"
     text = {"files": [str(SAMPLE_TEXT / "northanger_abbey.jsonl")]}
