@@ -1,6 +1,6 @@
 """Suites -> runs: what must be trained and measured, each once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ class Plan:
     """``RESULTS/SCALE``."""
     suites: list[Suite]
     measurements: list[Measurement]
-    """Each once, in an order in which the rows of a seed stand together."""
+    """Each once: all suites with their first seed, then with their second, so that a part is a whole with fewer
+    seeds."""
     cells: dict[tuple[str, str, int], str]
     """(suite, row, seed) -> name of the measurement."""
 
@@ -108,27 +109,34 @@ def expand(
     folder = results / scale
     found: dict[str, Measurement] = {}
     cells: dict[tuple[str, str, int], str] = {}
+    for _, suite, seed in sorted(_seeds(suites, scale), key=lambda turn: turn[0]):
+        at = suite.scales[scale]  # type: ignore[index]
+        for row in suite.rows_at(scale):
+            variant = variants[row.variant]
+            changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), f"seed={seed}"]
+            config = row.recipe or at.recipe
+            training = _training(config, row.variant, seed, changes, overrides, folder)
+            name = training.name
+            if row.measure_with:
+                name += f"-{digest(row.measure_with)[:_DIGITS]}"
+            measures = suite.measures
+            if name in found:
+                measures = [*dict.fromkeys([*found[name].measures, *measures])]
+            found[name] = Measurement(
+                name, training, row.variant, seed, tuple(row.measure_with), tuple(sorted(measures))
+            )
+            cells[suite.name, row.label, seed] = name
+    return Plan(scale, folder, suites, list(found.values()), cells)
+
+
+def _seeds(suites: list[Suite], scale: str) -> Iterator[tuple[int, Suite, int]]:
+    """Place of the seed among the suite's, suite and seed, so that all suites can have their first seed first."""
     for suite in suites:
         at = suite.scales.get(scale)  # type: ignore[call-overload]
         if at is None:
             raise UserError(f"--scale {scale}: {suite.name} has the scales {list(suite.scales)}; choose one of them")
-        for seed in at.seeds:
-            for row in suite.rows_at(scale):
-                variant = variants[row.variant]
-                changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), f"seed={seed}"]
-                config = row.recipe or at.recipe
-                training = _training(config, row.variant, seed, changes, overrides, folder)
-                name = training.name
-                if row.measure_with:
-                    name += f"-{digest(row.measure_with)[:_DIGITS]}"
-                measures = suite.measures
-                if name in found:
-                    measures = [*dict.fromkeys([*found[name].measures, *measures])]
-                found[name] = Measurement(
-                    name, training, row.variant, seed, tuple(row.measure_with), tuple(sorted(measures))
-                )
-                cells[suite.name, row.label, seed] = name
-    return Plan(scale, folder, suites, list(found.values()), cells)
+        for place, seed in enumerate(at.seeds):
+            yield place, suite, seed
 
 
 def _training(

@@ -28,6 +28,12 @@ def test_equal_runs_of_several_suites_are_one() -> None:
     assert len(both.trainings) == 24 + 6
 
 
+def test_all_suites_have_their_first_seed_before_any_has_its_second() -> None:
+    seeds = [measurement.seed for measurement in plan_of("table1", "table2", "table3").measurements]
+    assert seeds == sorted(seeds)
+    assert set(seeds) == {11, 12, 13}
+
+
 def test_what_changes_nothing_in_the_align_stage_shares_it() -> None:
     plan = plan_of("table2", "table3", "table4")
     parents = {
