@@ -41,3 +41,5 @@ class Evaluation(Section):
     """Sentence pairs per language that MEXA compares; 100 as in its paper (a larger set is a harder task)."""
     leakage: Leakage = Leakage()
     nli: Nli | None = None
+    pawsx: Nli | None = None
+    """A second task of transfer, with labels of its own, as paraphrases are; of the same kind as `nli`."""

@@ -1,4 +1,4 @@
-"""The section of the recipe about natural language inference: the paper's zero-shot cross-lingual transfer, ZS-CLT."""
+"""The sections of the recipe about tasks on pairs of sentences: zero-shot cross-lingual transfer, ZS-CLT."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +13,10 @@ class NliData(Section):
     ``{file: ...}``."""
 
     file: Path | None = None
-    """``premise<tab>hypothesis<tab>label`` lines, compressed (.xz, .gz) or not; the label is one of `entailment`,
-    `neutral` and `contradiction`."""
+    """``sentence<tab>sentence<tab>label`` lines, compressed (.xz, .gz) or not; the label is one of `Nli.labels`."""
     hub: str | None = None
-    """Dataset id on the hub, as ``facebook/xnli``, or a local folder of one, with columns premise, hypothesis,
-    label."""
+    """Dataset id on the hub, as ``facebook/xnli``, or a local folder of one, with columns premise and hypothesis, or
+    sentence1 and sentence2, and label (a name, or its number among `Nli.labels`)."""
     hub_name: str | None = None
     hub_split: str = "train"
     generated: Count | None = None
@@ -48,7 +47,17 @@ class Nli(Section):
       train: {hub: facebook/xnli, hub_name: en}
       dev: {hub: facebook/xnli, hub_name: en, hub_split: validation}
       test: {en: {hub: facebook/xnli, hub_name: en, hub_split: test}, de: test-de.tsv}
+
+    Another task has other labels::
+
+        pawsx:
+          labels: [different, paraphrase]
+          train: {hub: google-research-datasets/paws-x, hub_name: en}
+          ...
     """
+
+    labels: Annotated[list[str], Field(min_length=2)] = ["entailment", "neutral", "contradiction"]
+    """In the order of the numbers that datasets have for them."""
 
     train: Rows
     dev: Rows
@@ -63,3 +72,11 @@ class Nli(Section):
     warmup: Fraction = 0.06
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
     """Each decides the classifier's initial weights and the order of the pairs."""
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> "Nli":
+        rows = [self.train, self.dev, *self.test.values()]
+        usual = Nli.model_fields["labels"].default
+        if self.labels != usual and any(data.generated is not None for data in rows):
+            raise ValueError(f"labels: found {self.labels} with generated pairs, which have {usual}")
+        return self

@@ -369,9 +369,13 @@ class Recipe(Section):
         for name in self.facts_languages:
             if name not in self.languages:
                 raise ValueError(f"facts.learned_in: found '{name}'; expected languages of {list(self.languages)}")
-        for name in self.evaluation.nli.test if self.evaluation.nli is not None else {}:
-            if name not in self.languages:
-                raise ValueError(f"evaluation.nli.test: found '{name}'; expected languages of {list(self.languages)}")
+        for task in ("nli", "pawsx"):
+            settings = getattr(self.evaluation, task)
+            for name in settings.test if settings is not None else {}:
+                if name not in self.languages:
+                    raise ValueError(
+                        f"evaluation.{task}.test: found '{name}'; expected languages of {list(self.languages)}"
+                    )
         for name in self.evaluation.parallel:
             if name not in self.targets:
                 raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")

@@ -125,9 +125,9 @@ def leaked(subject: Subject) -> Result:
     return leakage(subject.model, subject.data, subject.world)
 
 
-def natural_language_inference(subject: Subject) -> Result:
+def _transfer(task: str) -> Callable[[Subject], Result]:
     """Accuracy in every language after fine-tuning in the source language."""
-    return transfer(subject.model, subject.data, subject.world)
+    return lambda subject: transfer(subject.model, subject.data, subject.world, task)
 
 
 METRICS: dict[str, Callable[[Subject], Result]] = {
@@ -136,7 +136,8 @@ METRICS: dict[str, Callable[[Subject], Result]] = {
     "mexa": mexa,
     "facts": facts,
     "leakage": leaked,
-    "nli": natural_language_inference,
+    "nli": _transfer("nli"),
+    "pawsx": _transfer("pawsx"),
 }
 
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from prealign.config import Recipe
-from prealign.config.nli import Nli
+from prealign.config.nli import Nli, NliData
 from prealign.config.recipe import Batch
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.engine import initialise_engine
 from prealign.distributed.world import World
 from prealign.errors import UserError
-from prealign.evaluation.nli_data import LABELS, encode_pair, read_pairs
+from prealign.evaluation.nli_data import Pair, encode_pair, read_pairs
 from prealign.evaluation.results import NotMeasured
 from prealign.hashing import mix, permute
 from prealign.model.gpt import GPT
@@ -31,11 +31,11 @@ Examples = tuple[list[np.ndarray], np.ndarray]
 class Classifier(nn.Module):
     """A linear layer on the final hidden state of the last token."""
 
-    def __init__(self, gpt: GPT, hidden_size: int, seed: int) -> None:
+    def __init__(self, gpt: GPT, hidden_size: int, labels: int, seed: int) -> None:
         super().__init__()
         self.gpt = gpt
         generator = torch.Generator().manual_seed(seed)
-        weight = torch.empty(len(LABELS), hidden_size).normal_(0.0, 0.02, generator=generator)
+        weight = torch.empty(labels, hidden_size).normal_(0.0, 0.02, generator=generator)
         parameter = next(gpt.parameters())
         self.weight = nn.Parameter(weight.to(parameter.device, parameter.dtype))
 
@@ -50,31 +50,35 @@ class Classifier(nn.Module):
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
-def transfer(model: JointModel, data: PreparedData, world: World) -> dict[str, Any]:
+def transfer(model: JointModel, data: PreparedData, world: World, task: str) -> dict[str, Any]:
     """Accuracy on the test pairs of every language after fine-tuning, per seed, with mean and standard deviation.
+
+    ``task``: `nli` or `pawsx`, the section of `Evaluation` that has the pairs.
 
     After each epoch all sets are measured; what counts are the test accuracies after the epoch with the best accuracy
     on the source language's dev pairs (the earliest of equals). All ranks call it. Raises `NotMeasured`, `UserError`.
     """
-    settings = data.recipe.evaluation.nli
+    settings = getattr(data.recipe.evaluation, task)
     if settings is None:
-        raise NotMeasured("no pairs of sentences (evaluation.nli)")
+        raise NotMeasured(f"no pairs of sentences (evaluation.{task})")
     if settings.batch_size % world.ranks:
         raise UserError(
-            f"evaluation.nli.batch_size: found {settings.batch_size} on {world.ranks} ranks; expected a "
+            f"evaluation.{task}.batch_size: found {settings.batch_size} on {world.ranks} ranks; expected a "
             f"multiple of them"
         )
     source = data.recipe.source_language
-    train = _examples(data, source, settings.train, "evaluation.nli.train")
-    dev = _examples(data, source, settings.dev, "evaluation.nli.dev")
-    tests = {
-        name: _examples(data, name, rows, f"evaluation.nli.test.{name}") for name, rows in _tests(data.recipe).items()
-    }
+
+    def examples(language: str, rows: NliData, key: str) -> Examples:
+        return _examples(data, language, read_pairs(rows, f"evaluation.{task}.{key}", settings.labels))
+
+    train = examples(source, settings.train, "train")
+    dev = examples(source, settings.dev, "dev")
+    tests = {name: examples(name, rows, f"test.{name}") for name, rows in _tests(settings, data.recipe).items()}
     if len(train[0]) < settings.batch_size:
         raise UserError(
-            f"evaluation.nli.train: found {len(train[0])} pairs; expected at least batch_size={settings.batch_size}"
+            f"evaluation.{task}.train: found {len(train[0])} pairs; expected at least batch_size={settings.batch_size}"
         )
-    runs = [_fine_tune(model, data.recipe, world, seed, train, dev, tests) for seed in settings.seeds]
+    runs = [_fine_tune(model, settings, data.recipe, world, seed, train, dev, tests) for seed in settings.seeds]
     result: dict[str, Any] = {
         name: {
             "accuracy": statistics.mean(run["test"][name] for run in runs),
@@ -83,21 +87,18 @@ def transfer(model: JointModel, data: PreparedData, world: World) -> dict[str, A
         }
         for name in tests
     }
-    return {"languages": result, "chance": 1 / len(LABELS), "trained_on": len(train[0]), "runs": runs}
+    return {"languages": result, "chance": 1 / len(settings.labels), "trained_on": len(train[0]), "runs": runs}
 
 
-def _tests(recipe: Recipe) -> dict[str, Any]:
+def _tests(settings: Nli, recipe: Recipe) -> dict[str, NliData]:
     """The test sets; a clone of the source that has none of its own takes the source's."""
-    settings = recipe.evaluation.nli
-    assert settings is not None
     found = {name: settings.test[name] for name in recipe.languages if name in settings.test}
     source = settings.test.get(recipe.source_language)
     clones = [name for name in recipe.clones if recipe.languages[name].clone_of == recipe.source_language]
     return found | {name: source for name in clones if name not in found and source is not None}
 
 
-def _examples(data: PreparedData, language: str, rows: Any, key: str) -> Examples:
-    pairs = read_pairs(rows, key)
+def _examples(data: PreparedData, language: str, pairs: list[Pair]) -> Examples:
     context = data.recipe.model.context
     ids = [encode_pair(data.clone_tokenizer, language, pair, context) for pair in pairs]
     return ids, np.array([label for _, _, label in pairs], np.int64)
@@ -105,6 +106,7 @@ def _examples(data: PreparedData, language: str, rows: Any, key: str) -> Example
 
 def _fine_tune(
     model: JointModel,
+    settings: Nli,
     recipe: Recipe,
     world: World,
     seed: int,
@@ -113,15 +115,13 @@ def _fine_tune(
     tests: dict[str, Examples],
 ) -> dict[str, Any]:
     """One seed; returns its accuracies by epoch, the chosen epoch (from 1) and its test accuracies."""
-    settings = recipe.evaluation.nli
-    assert settings is not None
     per_rank = settings.batch_size // world.ranks
     micro = next(size for size in range(min(per_rank, recipe.batch.micro_batch_size), 0, -1) if per_rank % size == 0)
     sizes = Batch(global_batch_size=settings.batch_size, micro_batch_size=micro)
     steps = len(train[0]) // settings.batch_size
     gpt = copy.deepcopy(model.gpt).requires_grad_(True)
     engine = initialise_engine(
-        Classifier(gpt, recipe.model.hidden_size, seed),
+        Classifier(gpt, recipe.model.hidden_size, len(settings.labels), seed),
         recipe.model_copy(update={"batch": sizes}),
         world,
         _learning_rate(settings, steps * settings.epochs),

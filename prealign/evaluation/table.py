@@ -1,6 +1,7 @@
 """A step's results as one table of lines: measurement, of what, value, interval or note."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 Row = tuple[str, str, str, str]
@@ -91,11 +92,12 @@ def _leakage(result: dict[str, Any]) -> Iterator[Row]:
         yield "leakage", language, f"{100 * of['share']:.2f} %", note + by
 
 
-def _nli(result: dict[str, Any]) -> Iterator[Row]:
+def _transfer(name: str, result: dict[str, Any]) -> Iterator[Row]:
     for language, of in result["languages"].items():
         deviation = f" ± {100 * of['deviation']:.1f}" if of["deviation"] is not None else ""
-        note = f"{len(result['runs'])} seeds, epoch chosen on source dev; {of['pairs']:,} pairs; chance 33.3 %"
-        yield "inference", language, f"{100 * of['accuracy']:.1f}{deviation} %", note
+        note = f"{len(result['runs'])} seeds, epoch chosen on source dev; {of['pairs']:,} pairs; "
+        note += f"chance {100 * result['chance']:.1f} %"
+        yield name, language, f"{100 * of['accuracy']:.1f}{deviation} %", note
 
 
 def _percent(interval: tuple[float, float]) -> str:
@@ -112,5 +114,6 @@ _ROWS = {
     "mexa": _mexa,
     "facts": _facts,
     "leakage": _leakage,
-    "nli": _nli,
+    "nli": partial(_transfer, "inference"),
+    "pawsx": partial(_transfer, "paraphrase"),
 }

@@ -68,7 +68,7 @@ class Measurement:
     def settings(self) -> dict[str, Any]:
         """What the values depend on beside the run: measured again when it changes."""
         watched = {"every", "probe_words"}
-        evaluation = self.training.recipe.evaluation.model_dump(mode="json", exclude=watched)
+        evaluation = self.training.recipe.evaluation.model_dump(mode="json", exclude=watched, exclude_defaults=True)
         return {"evaluation": evaluation, "overrides": list(self.overrides)}
 
 

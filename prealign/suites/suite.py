@@ -14,7 +14,7 @@ SUITES = CHECKOUT_CONFIGS / "suites"
 SCALES = ("demo", "small", "paper")
 
 Scale = Literal["demo", "small", "paper"]
-Measure = Literal["lm", "alignment", "mexa", "facts", "leakage", "nli"]
+Measure = Literal["lm", "alignment", "mexa", "facts", "leakage", "nli", "pawsx"]
 """Names of `prealign.evaluation.measuring.METRICS`."""
 
 

@@ -21,6 +21,7 @@ from tests.conftest import tiny_recipe
 from tests.evaluation.models import ONE, model_of
 from tests.processes import finish, start, train
 
+LABELS = ["entailment", "neutral", "contradiction"]
 WORDS = {"entailment": "truly", "neutral": "perhaps", "contradiction": "never"}
 
 
@@ -57,12 +58,24 @@ def test_what_is_learned_in_english_passes_to_a_perfect_clone(
 ) -> None:
     recipe = nli_recipe(data_dir, tmp_path)
     train(recipe, tmp_path / "run", 1)
-    command = ["launchers/evaluate.py", "--run", str(tmp_path / "run"), "--only", "nli"]
-    code, out, err = finish(start([*command, f"parallel.zero_stage={zero_stage}"], ranks))
+    pairs = [f"She went.\tShe {word} went.\t{label}\n" for word, label in (("truly", "same"), ("never", "other"))]
+    (tmp_path / "two.tsv").write_text("".join(pairs * 150))
+    file = tmp_path / "two.tsv"
+    second = f"{{labels: [other, same], train: {file}, dev: {file}, test: {{en: {file}}}, batch_size: 8, seeds: [1]}}"
+    command = ["launchers/evaluate.py", "--run", str(tmp_path / "run"), "--only", "nli,pawsx"]
+    overrides = [
+        f"parallel.zero_stage={zero_stage}",
+        f"evaluation.pawsx={second}",
+        "evaluation.pawsx.learning_rate=3e-3",
+    ]
+    code, out, err = finish(start([*command, *overrides], ranks))
     assert code == 0, err
     assert "2 seeds, epoch chosen on source dev; 60 pairs" in out
     (path,) = (tmp_path / "run" / "evaluation").glob("step-*.json")
-    found = json.loads(path.read_text())["metrics"]["nli"]
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["pawsx"]["chance"] == 0.5  # a second task, with labels of its own
+    assert metrics["pawsx"]["languages"]["en"]["accuracy"] == 1.0
+    found = metrics["nli"]
     assert set(found["languages"]) == {"en", "clone"}
     assert found["languages"]["en"]["accuracy"] > 0.9
     assert found["languages"]["clone"]["accuracy"] > 0.6
@@ -78,7 +91,7 @@ def test_what_is_learned_in_english_passes_to_a_perfect_clone(
 
 def test_the_classifier_reads_the_last_token_of_each_row(data_dir: Path) -> None:
     model = model_of(tiny_recipe(data_dir))
-    classifier = Classifier(model.gpt, 32, seed=1)
+    classifier = Classifier(model.gpt, 32, 3, seed=1)
     sentences = [torch.randint(0, 600, (length,)) for length in (4, 9, 6)]
     lengths = torch.tensor([4, 9, 6])
     ids = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True)
@@ -95,7 +108,7 @@ def test_the_classifier_reads_the_last_token_of_each_row(data_dir: Path) -> None
 
 def test_accuracy_against_scikit_learn(data_dir: Path) -> None:
     """An untrained classifier is at chance; on a perfectly aligned model its answers are the same in both languages."""
-    classifier = Classifier(model_of(tiny_recipe(data_dir, model={"init": "perfect_clone"})).gpt, 32, seed=1)
+    classifier = Classifier(model_of(tiny_recipe(data_dir, model={"init": "perfect_clone"})).gpt, 32, 3, seed=1)
     draw = np.random.default_rng(2)
     english = [draw.integers(0, 600, length) for length in draw.integers(2, 30, 300)]
     labels = draw.integers(0, 3, 300)
@@ -128,20 +141,31 @@ def test_files_and_datasets(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("A b.\tC d.\tneutral\nE.\tF.\tentailment\n")
     pairs = [("A b.", "C d.", 1), ("E.", "F.", 0)]
-    assert read_pairs(NliData(file=path), "train") == pairs
-    assert read_pairs(NliData(file=path, max_rows=1), "train") == pairs[:1]
+    assert read_pairs(NliData(file=path), "train", LABELS) == pairs
+    assert read_pairs(NliData(file=path, max_rows=1), "train", LABELS) == pairs[:1]
     (tmp_path / "set").mkdir()
     lines = [{"premise": a, "hypothesis": b, "label": label} for a, b, label in pairs]
     (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_pairs(NliData(hub=str(tmp_path / "set")), "train") == pairs
+    assert read_pairs(NliData(hub=str(tmp_path / "set")), "train", LABELS) == pairs
+    (tmp_path / "paws").mkdir()
+    lines = [{"sentence1": a, "sentence2": b, "label": label} for a, b, label in (("A b.", "C d.", 1), ("E.", "F.", 0))]
+    (tmp_path / "paws" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_pairs(NliData(hub=str(tmp_path / "paws")), "train", ["different", "paraphrase"]) == pairs
+    with pytest.raises(UserError, match=r"found the label 1"):
+        read_pairs(NliData(hub=str(tmp_path / "paws")), "train", ["one"])
     path.write_text("A b.\tC d.\tyes\n")
     with pytest.raises(UserError, match=r"a.tsv, line 1: found 'A b.\\tC d.\\tyes'; expected 'premise<tab>hypothesis"):
-        read_pairs(NliData(file=path), "train")
+        read_pairs(NliData(file=path), "train", LABELS)
     with pytest.raises(UserError, match=r"train: '/nowhere.tsv' cannot be read"):
-        read_pairs(NliData(file=Path("/nowhere.tsv")), "train")
+        read_pairs(NliData(file=Path("/nowhere.tsv")), "train", LABELS)
     path.write_text("")
     with pytest.raises(UserError, match="found no pair"):
-        read_pairs(NliData(file=path), "train")
+        read_pairs(NliData(file=path), "train", LABELS)
+
+
+def test_generated_pairs_have_their_own_labels(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="with generated pairs, which have"):
+        nli_recipe(data_dir, tmp_path, labels=["no", "yes"], dev={"generated": 30})
 
 
 def test_languages_are_known(data_dir: Path, tmp_path: Path) -> None:
