@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 USER_ERROR_EXIT_CODE = 2
@@ -47,6 +48,9 @@ def run(main: Callable[[], None]) -> None:
         code = INTERRUPTED_EXIT_CODE
     except KeyboardInterrupt:
         code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
     _end(code)
 
 
@@ -54,13 +58,13 @@ def _end(code: int) -> None:
     """End the process: a rank without finalizing the interpreter.
 
     A thread of gloo may still be letting go of the last collective's tensors, for which it needs the interpreter;
-    while that is being finalized, it aborts the process (https://github.com/pytorch/pytorch/pull/179291). Destroying
+    while that is being finalized, it aborts the process (https://github.com/pytorch/pytorch/issues/190489). Destroying
     the process groups ends those threads only where nothing refers to the groups, and DeepSpeed does.
     """
     if "RANK" in os.environ:
         atexit._run_exitfuncs()
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # a reader that went away, a full disk
+                stream.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,3 +1,5 @@
+"""How a launcher ends: exit code, what it prints, and that a rank does not finalize its interpreter."""
+
 import os
 import subprocess
 import sys
@@ -50,6 +52,12 @@ def test_what_main_does_not_handle_keeps_its_traceback() -> None:
     ended = _run("raise ZeroDivisionError", RANK="0")
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
+    assert "finalized" not in ended.stdout
+
+
+def test_output_that_cannot_be_written_does_not_change_the_code() -> None:
+    ended = _run("sys.stdout = open('/dev/full', 'w'); print('x'); raise Interrupted", RANK="0")
+    assert ended.returncode == 75
 
 
 def test_another_rank_names_itself() -> None:

@@ -22,8 +22,8 @@ class NliData(Section):
     generated: Count | None = None
     """Number of pairs of a small English task of our own (`prealign.evaluation.generated_pairs`), for models too small
     for XNLI. Nothing that is measured on it is comparable with the paper."""
-    seed: int = 1
-    """Of generated pairs; train, dev and test take different ones."""
+    first: Annotated[int, Field(ge=0)] = 0
+    """Number of the first of them; train, dev and test must not share any."""
     max_rows: Count | None = None
 
     @model_validator(mode="after")
@@ -75,8 +75,21 @@ class Nli(Section):
 
     @model_validator(mode="after")
     def _labels_fit(self) -> "Nli":
-        rows = [self.train, self.dev, *self.test.values()]
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels: found {self.labels}; expected each once")
         usual = Nli.model_fields["labels"].default
-        if self.labels != usual and any(data.generated is not None for data in rows):
-            raise ValueError(f"labels: found {self.labels} with generated pairs, which have {usual}")
+        parts = [
+            ("train", self.train),
+            ("dev", self.dev),
+            *((f"test.{name}", rows) for name, rows in self.test.items()),
+        ]
+        end, before = 0, ""
+        for name, rows in sorted(parts, key=lambda part: part[1].first):
+            if rows.generated is None:
+                continue
+            if self.labels != usual:
+                raise ValueError(f"labels: found {self.labels} with generated pairs, which have {usual}")
+            if rows.first < end:
+                raise ValueError(f"{name}.first: found {rows.first}; expected at least {end}, where {before} ends")
+            end, before = rows.first + rows.generated, name
         return self

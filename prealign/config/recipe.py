@@ -376,6 +376,11 @@ class Recipe(Section):
                     raise ValueError(
                         f"evaluation.{task}.test: found '{name}'; expected languages of {list(self.languages)}"
                     )
+                if settings.test[name].generated is not None and name not in [self.source_language, *self.clones]:
+                    raise ValueError(
+                        f"evaluation.{task}.test.{name}: found generated pairs, which are English; expected a file "
+                        "or a dataset"
+                    )
         for name in self.evaluation.parallel:
             if name not in self.targets:
                 raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")

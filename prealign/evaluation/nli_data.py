@@ -21,7 +21,7 @@ def read_pairs(data: NliData, key: str, labels: list[str]) -> list[Pair]:
     """The pairs of a file or dataset, or generated, at most `max_rows`; ``key`` names the recipe's key in errors.
     Raises `UserError`."""
     if data.generated is not None:
-        pairs = [(*pair, labels.index(label)) for *pair, label in generate(data.generated, data.seed)]
+        pairs = [(a, b, labels.index(label)) for a, b, label in generate(data.first, data.generated, key)]
     elif data.file is not None:
         pairs = _from_file(data.file, key, labels)
     else:
@@ -50,7 +50,7 @@ def _from_file(path: Path, key: str, labels: list[str]) -> list[Pair]:
                 if len(parts) != 3 or parts[2] not in labels or not parts[1].strip():
                     raise UserError(
                         f"{path}, line {number}: found {line.strip()[:80]!r}; expected "
-                        f"'premise<tab>hypothesis<tab>label' with a label of {labels}"
+                        f"'sentence<tab>sentence<tab>label' with a label of {labels}"
                     )
                 pairs.append((parts[0], parts[1], labels.index(parts[2])))
     except (OSError, UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
@@ -75,7 +75,6 @@ def _from_hub(data: NliData, key: str, labels: list[str]) -> list[Pair]:
 
 
 def _label(label: int | str, labels: list[str]) -> int:
-    number = labels.index(label) if isinstance(label, str) else label
-    if number not in range(len(labels)):
-        raise ValueError(f"found the label {label}")
-    return number
+    if label in labels or label in range(len(labels)):
+        return labels.index(label) if isinstance(label, str) else label
+    raise ValueError(f"found the label {label!r}; expected one of {labels} or its number")

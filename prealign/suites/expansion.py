@@ -68,7 +68,7 @@ class Measurement:
     def settings(self) -> dict[str, Any]:
         """What the values depend on beside the run: measured again when it changes."""
         watched = {"every", "probe_words"}
-        evaluation = self.training.recipe.evaluation.model_dump(mode="json", exclude=watched, exclude_defaults=True)
+        evaluation = self.training.recipe.evaluation.model_dump(mode="json", exclude=watched)
         return {"evaluation": evaluation, "overrides": list(self.overrides)}
 
 
@@ -81,8 +81,8 @@ class Plan:
     """``RESULTS/SCALE``."""
     suites: list[Suite]
     measurements: list[Measurement]
-    """Each once: all suites with their first seed, then with their second, so that a part is a whole with fewer
-    seeds."""
+    """Each once: all suites with their first seed, then with their second, so that what an interrupted call leaves is
+    complete with fewer seeds."""
     cells: dict[tuple[str, str, int], str]
     """(suite, row, seed) -> name of the measurement."""
 

@@ -207,7 +207,10 @@ def _differences(recipe: Recipe) -> Table:
         frequencies = ", ".join(map(str, facts.frequencies))
         learned = f"{facts.periods} periods of {facts.period} steps, f = {frequencies}, learned in "
         learned += ", ".join(recipe.facts_languages)
-    pairs = "fine-tuned on English" if recipe.evaluation.nli is not None else "not measured: no pairs in the recipe"
+    pairs = "not measured: no pairs in the recipe"
+    if recipe.evaluation.nli is not None:
+        generated = recipe.evaluation.nli.train.generated is not None
+        pairs = "generated pairs, not XNLI" if generated else "fine-tuned on English"
     shape = f"{model.layers} layers x {model.hidden_size}, context {model.context}"
     return [
         ["", "paper", "here"],

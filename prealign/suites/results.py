@@ -14,7 +14,9 @@ from typing import Any
 
 import deepspeed
 import torch
+from pydantic import ValidationError
 
+from prealign.config.evaluation import Evaluation
 from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
 from prealign.reports.runs import Run, read_run
@@ -36,10 +38,19 @@ def read_result(folder: Path, measurement: Measurement) -> Result | None:
         return None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        usable = result["format"] == FORMAT_VERSION and result["settings"] == measurement.settings
+        usable = result["format"] == FORMAT_VERSION and _same(result["settings"], measurement.settings)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a result file; remove it and start again") from None
     return result if usable else None
+
+
+def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether settings are equal; a key that an older program did not have stands for its default."""
+    try:
+        known = Evaluation.model_validate(old["evaluation"]).model_dump(mode="json", include=set(new["evaluation"]))
+    except ValidationError:
+        return False
+    return old | {"evaluation": known} == new
 
 
 def missing_measures(folder: Path, measurement: Measurement) -> list[str]:

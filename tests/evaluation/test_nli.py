@@ -154,7 +154,7 @@ def test_files_and_datasets(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found the label 1"):
         read_pairs(NliData(hub=str(tmp_path / "paws")), "train", ["one"])
     path.write_text("A b.\tC d.\tyes\n")
-    with pytest.raises(UserError, match=r"a.tsv, line 1: found 'A b.\\tC d.\\tyes'; expected 'premise<tab>hypothesis"):
+    with pytest.raises(UserError, match=r"a.tsv, line 1: found 'A b.\\tC d.\\tyes'; expected 'sentence<tab>sentence"):
         read_pairs(NliData(file=path), "train", LABELS)
     with pytest.raises(UserError, match=r"train: '/nowhere.tsv' cannot be read"):
         read_pairs(NliData(file=Path("/nowhere.tsv")), "train", LABELS)
@@ -166,6 +166,11 @@ def test_files_and_datasets(tmp_path: Path) -> None:
 def test_generated_pairs_have_their_own_labels(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="with generated pairs, which have"):
         nli_recipe(data_dir, tmp_path, labels=["no", "yes"], dev={"generated": 30})
+
+
+def test_labels_are_unlike(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"labels: found \['a', 'a'\]; expected each once"):
+        nli_recipe(data_dir, tmp_path, labels=["a", "a"])
 
 
 def test_languages_are_known(data_dir: Path, tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ def inputs(dtype: torch.dtype, tokens: int = 37, size: int = 12, vocabulary: int
     return hidden, weight, targets
 
 
+@pytest.mark.parametrize("scale", [1.0, 300.0])  # exp of the larger logits is infinite
 @pytest.mark.parametrize("chunk", [101, 1000, 1 << 20])
-def test_equals_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_torch(chunk: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cross_entropy._CHUNK_LOGITS, "cpu", chunk)
     hidden, weight, targets = inputs(torch.float64)
+    hidden = (scale * hidden.detach()).requires_grad_()
     total, losses = linear_cross_entropy(hidden, weight, targets)
     expected = F.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORED, reduction="none")
     torch.testing.assert_close(losses, expected.detach())
@@ -30,7 +32,9 @@ def test_equals_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(got, torch.autograd.grad(expected.sum() * 0.3, (hidden, weight)))
 
 
-def test_bf16_keeps_fp32_statistics() -> None:
+@pytest.mark.parametrize("chunk", [30_000, 1 << 21])
+def test_bf16_keeps_fp32_statistics(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cross_entropy._CHUNK_LOGITS, "cpu", chunk)
     hidden, weight, targets = inputs(torch.bfloat16, tokens=512, vocabulary=500)
     total, losses = linear_cross_entropy(hidden, weight, targets)
     assert total.dtype == losses.dtype == torch.float32

@@ -1,3 +1,5 @@
+"""What a run refuses before it trains."""
+
 from pathlib import Path
 
 import pytest
