@@ -28,7 +28,7 @@ export CUDA_VISIBLE_DEVICES="" DS_ACCELERATOR=cpu PYTHONWARNINGS=ignore
 say "2/4 data: tokenizer, token stores, alignment table and code-switch map of configs/sample_text (ten seconds)"
 python launchers/prepare.py --config enclone_demo
 
-say "3/4 training: $count runs, about four minutes each on two cores: $variants, seeds $seeds"
+say "3/4 training: $count runs, three to four minutes each on two cores: $variants, seeds $seeds"
 runs=()
 for seed in $seeds; do
     for variant in $variants; do
