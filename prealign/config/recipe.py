@@ -155,7 +155,10 @@ class Align(Schedule):
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
     warmup: Fraction = 0.05
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of the run's steps spent here. Its text and word tokens are taken from the languages' budgets."""
+    """Share of the run's text read here. Its text and word tokens are taken from the languages' budgets."""
+    global_batch_size: Count | None = None
+    """Sequences of text in one step of this stage over all ranks; by default those of `batch`. Fewer give more steps,
+    and with them more word batches, for the same text."""
     words_per_step: Annotated[int, Field(ge=2)] = 16_384
     """Rows of one word batch over all ranks, translations included; a group of words is never split."""
     sampling: Literal["uniform", "frequency"] = "uniform"
@@ -476,6 +479,21 @@ class Recipe(Section):
         block = self.data.tokenizer.vocab_size
         return [block * (number + 1) - 1 for number in range(1 + len(self.clones))]
 
+    def at_stage(self, stage: str, ranks: int = 1) -> "Recipe":
+        """The recipe with the batch sizes of one of its stages, with as many ``ranks`` as in `accumulation`; raises
+        `UserError` when `align.global_batch_size` does not divide by them. A forward pass takes as many of a rank's
+        sequences as divide them evenly, at most `batch.micro_batch_size`."""
+        size = self.align.global_batch_size
+        if stage != "align" or size is None:
+            return self
+        if size % ranks:
+            raise UserError(
+                f"align: found global_batch_size={size} on {ranks} {self._who}; expected a multiple of {ranks}"
+            )
+        per_rank = size // ranks
+        micro = next(rows for rows in range(min(per_rank, self.batch.micro_batch_size), 0, -1) if per_rank % rows == 0)
+        return self.model_copy(update={"batch": Batch(global_batch_size=size, micro_batch_size=micro)})
+
     @property
     def folder(self) -> Path:
         """The run folder."""
@@ -487,11 +505,14 @@ class Recipe(Section):
         batch = self.batch
         per_pass = batch.micro_batch_size * ranks
         if batch.global_batch_size % per_pass:
-            shared = self.parallel.tensor_parallel_size * self.parallel.sequence_parallel_size
-            who = "ranks" if shared == 1 else f"groups of {shared} ranks"
             raise UserError(
                 f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size="
-                f"{batch.micro_batch_size} on {ranks} {who}; expected global_batch_size divisible by "
-                f"micro_batch_size x {who} = {per_pass}"
+                f"{batch.micro_batch_size} on {ranks} {self._who}; expected global_batch_size divisible by "
+                f"micro_batch_size x {self._who} = {per_pass}"
             )
         return batch.global_batch_size // per_pass
+
+    @property
+    def _who(self) -> str:
+        shared = self.parallel.tensor_parallel_size * self.parallel.sequence_parallel_size
+        return "ranks" if shared == 1 else f"groups of {shared} ranks"

@@ -15,7 +15,7 @@ from prealign.corpus.loader import MicroBatch
 from prealign.corpus.prepared import FACTS, PreparedData
 from prealign.corpus.switching import IGNORED
 from prealign.distributed.world import World
-from prealign.evaluation.results import NotMeasured, mean_interval, wilson_interval
+from prealign.evaluation.results import NotMeasured, wilson_interval
 from prealign.objectives.inputs import ModelInputs, text_inputs
 
 
@@ -106,7 +106,7 @@ def statement_nats(
 
 def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, Any]:
     """What training measured at the ends of periods, up to a step: per panel (learned, tested) and frequency the
-    accuracy of every period, its mean, and the 95 % interval of the mean over periods (Student's t, cut to [0, 1]).
+    accuracy of every period, its mean, and the mean's 95 % Wilson interval over the facts of all periods.
 
     ``pooled``: all frequencies together. ``metrics``: the run's `metrics.jsonl`.
     """
@@ -133,7 +133,10 @@ def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, 
             keys = {f"f{n}": f"facts/{learned}/{tested}/f{n}" for n in settings.frequencies}
             values = {name: [found[key] for found in by_period.values()] for name, key in keys.items()}
             values["pooled"] = [statistics.mean(column) for column in zip(*values.values())]
-            panels[f"{learned} -> {tested}"] = {name: _summary(column) for name, column in values.items()}
+            panels[f"{learned} -> {tested}"] = {
+                name: _summary(column, settings.per_frequency * (len(keys) if name == "pooled" else 1))
+                for name, column in values.items()
+            }
     return {"periods": sorted(by_period), "chance": 0.25, "panels": panels}
 
 
@@ -156,8 +159,7 @@ def facts_now(test: FactsTest, model: torch.nn.Module, world: World, steps: int)
     return {"period": period, "ended_at": settings.steps(period)[1], "chance": 0.25, "panels": panels}
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
-    interval = mean_interval(values)
-    if interval is not None:
-        interval = max(0.0, interval[0]), min(1.0, interval[1])
-    return {"accuracy": statistics.mean(values), "interval": interval, "by_period": values}
+def _summary(values: list[float], facts_per_period: int) -> dict[str, Any]:
+    accuracy, facts = statistics.mean(values), facts_per_period * len(values)
+    interval = wilson_interval(round(accuracy * facts), facts)
+    return {"accuracy": accuracy, "interval": interval, "facts": facts, "by_period": values}

@@ -71,9 +71,8 @@ def _facts(result: dict[str, Any]) -> Iterator[Row]:
         for name, found in of.items():
             if name == "pooled" and len(of) == 2:
                 continue
-            interval = found["interval"]
-            note = f"95 % interval over {len(over['periods'])} periods " + (_percent(interval) if interval else "-")
-            yield f"facts, {name}", panel, f"{100 * found['accuracy']:.1f} %", f"{note}; chance 25 %"
+            note = f"95 % interval over {found['facts']} facts {_percent(found['interval'])}; chance 25 %"
+            yield f"facts, {name}", panel, f"{100 * found['accuracy']:.1f} %", note
     now = result["now"]
     for panel, of in now["panels"].items():
         for name, found in of.items():

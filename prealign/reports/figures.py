@@ -55,15 +55,15 @@ def _perplexity(axis: Axes, runs: list[Run], labels: list[str], language: str) -
 
 def _cosine(axis: Axes, runs: list[Run], labels: list[str]) -> None:
     for run in runs:
-        steps, aligned, random = [], [], []
+        tokens, aligned, random = [], [], []
         for row in run.rows:
             if row["kind"] != "eval" or "probe_cosine_layers" not in row:
                 continue
-            steps.append(row["step"] + (run.align_steps if row["stage"] == "pretrain" else 0))
+            tokens.append(row["tokens"] / 1e6)
             aligned.append(sum(row["probe_cosine_layers"]) / len(row["probe_cosine_layers"]))
             random.append(sum(row["probe_random_cosine_layers"]) / len(row["probe_random_cosine_layers"]))
         colour = COLOURS[labels.index(run.label) % len(COLOURS)]
-        axis.plot(steps, aligned, color=colour, linewidth=1.6)
-        axis.plot(steps, random, color=colour, linewidth=1.0, linestyle=":")
+        axis.plot(tokens, aligned, color=colour, linewidth=1.6)
+        axis.plot(tokens, random, color=colour, linewidth=1.0, linestyle=":")
     axis.set_title("Cosine of translations, mean of layers\n(dotted: random pairs)", loc="left")
-    axis.set_xlabel("optimizer steps")
+    axis.set_xlabel("tokens consumed (millions)")

@@ -45,9 +45,9 @@ class Training:
     @property
     def tokens(self) -> int:
         """Tokens that the stage trains on, without word batches, whose number the prepared table decides."""
-        step = self.recipe.batch.global_batch_size * self.recipe.model.context
         if self.recipe.stages == ["align"]:
-            return align_plan(self.recipe).steps * step
+            return sum(align_plan(self.recipe).text_tokens(self.recipe).values())
+        step = self.recipe.batch.global_batch_size * self.recipe.model.context
         whole = sum(tokens or 0 for tokens in budgets(self.recipe)) // step * step
         return whole - (self.after.tokens if self.after is not None else 0)
 

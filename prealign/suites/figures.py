@@ -65,13 +65,13 @@ def _perplexity(numbers: Numbers) -> Figure | None:
 
 
 def _cosine(numbers: Numbers) -> Figure | None:
-    """Cosine of aligned words over steps, dotted for random pairs."""
-    figure, axes = _panels(1, "optimizer steps, align stage included", 7.0)
+    """Cosine of aligned words over tokens, dotted for random pairs."""
+    figure, axes = _panels(1, "tokens consumed (millions), align stage included", 7.0)
     for label, colour, result, first in _lines(numbers):
         curve = [point for point in result["curves"] if "cosine" in point and "random_cosine" in point]
-        steps = [point["step"] for point in curve]
-        axes[0].plot(steps, [point["cosine"] for point in curve], color=colour, label=label if first else None)
-        axes[0].plot(steps, [point["random_cosine"] for point in curve], color=colour, linestyle=":", linewidth=1.0)
+        tokens = [point["tokens"] / 1e6 for point in curve]
+        axes[0].plot(tokens, [point["cosine"] for point in curve], color=colour, label=label if first else None)
+        axes[0].plot(tokens, [point["random_cosine"] for point in curve], color=colour, linestyle=":", linewidth=1.0)
     axes[0].set_title("Cosine of translations, mean of layers (dotted: random pairs)", loc="left")
     axes[0].legend(frameon=False, fontsize=8)
     return figure

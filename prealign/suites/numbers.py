@@ -22,7 +22,7 @@ class Cell:
     expected: int
     """Seeds that the plan has."""
     interval: tuple[float, float] | None = None
-    """95 %: of what a seed repeats (periods, pairs of sentences) or, where there is nothing of the kind, of seeds."""
+    """95 %: of one seed over its facts, pairs of sentences or samples; of several over periods and seeds."""
     missing: str | None = None
     """Why there is no value, where a result says so."""
 
@@ -123,13 +123,9 @@ def _cell(results: list[Result], column: Column, expected: int) -> Cell:
         elif "pairs" in within and column.percent:
             low, high = wilson_interval(round(value * within["pairs"]), within["pairs"])
             intervals.append((unit * low, unit * high))
-    if len(repeated) > 1:
-        low, high = mean_interval(repeated) or (0.0, unit)
-        interval = max(0.0, low), min(unit, high)
-    elif len(values) > 1:
-        interval = mean_interval(values)
-    else:
-        interval = intervals[0] if intervals else None
+    interval = intervals[0] if len(values) == 1 and intervals else mean_interval(repeated or values)
+    if interval is not None and column.percent:
+        interval = max(0.0, interval[0]), min(unit, interval[1])
     return Cell(values, expected, interval, reasons[0] if reasons else None)
 
 

@@ -32,11 +32,13 @@ PARTS = ("data", "forward", "backward", "optimizer")
 def benchmark(
     recipe: Recipe, world: World, data: PreparedData | None, stages: list[str], steps: int, warmup: int
 ) -> dict[str, Any]:
-    """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes.
+    """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes. Both
+    stages are measured with the sizes of `batch`, whatever `align.global_batch_size` says.
 
     Returns a record: device, versions, sizes, and per stage medians of tokens/s, TFLOP/s, MFU against the device's
     dense peak (None where it is not known), peak memory in GB, and seconds per part.
     """
+    recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor()

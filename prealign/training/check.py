@@ -16,14 +16,10 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     """Check hashes, sizes, divisibility and the run folder, and print the plan. Raises `UserError`."""
     data.verify()
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
-    batch, context, parallel = recipe.batch, recipe.model.context, recipe.parallel
+    parallel = recipe.parallel
     groups = row_ranks(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
-    accumulation = recipe.accumulation(groups)
-    say(
-        f"step: {batch.global_batch_size * context:,} tokens = {batch.micro_batch_size} sequences x {context} tokens "
-        f"x {accumulation} micro-batches x "
-        + (f"{ranks} ranks" if groups == ranks else f"{groups} groups of {ranks // groups} ranks")
-    )
+    for stage in recipe.stages:
+        _say_step(stage, recipe.at_stage(stage, groups), groups, ranks, say)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
     if "align" in recipe.stages:
@@ -38,6 +34,16 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     say("all checks passed; nothing was trained")
 
 
+def _say_step(stage: str, recipe: Recipe, groups: int, ranks: int, say: Callable[[str], None]) -> None:
+    batch, context = recipe.batch, recipe.model.context
+    accumulation = recipe.accumulation(groups)
+    say(
+        f"{stage}: a step is {batch.global_batch_size * context:,} tokens = {batch.micro_batch_size} sequences x "
+        f"{context} tokens x {accumulation} micro-batches x "
+        + (f"{ranks} ranks" if groups == ranks else f"{groups} groups of {ranks // groups} ranks")
+    )
+
+
 def _say_plan(
     recipe: Recipe, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
 ) -> None:
@@ -48,7 +54,7 @@ def _say_plan(
         repeated = f" ({epochs:,.1f} epochs)" if epochs > 1 else ""
         if tokens or name in recipe.languages:
             say(f"  {name}: {tokens:,} tokens of text{repeated}{from_words}")
-    stretches = stretches_of(plan, recipe)
+    stretches = stretches_of(plan)
     for stretch in stretches if len(stretches) > 1 else []:
         total = sum(stretch.counts)
         shares = [f"{name} {100 * n / total:.4g} % ({n:,})" for name, n in zip(recipe.sources, stretch.counts) if n]

@@ -48,13 +48,18 @@ class StagePlan:
     mixture: Mixture
     steps: int
 
+    @property
+    def global_batch_size(self) -> int:
+        """Sequences of one step."""
+        return sum(self.mixture.counts) // self.steps
+
     def source_tokens(self, recipe: Recipe) -> dict[str, int]:
         """Text tokens of the whole stage per source (`Recipe.sources`)."""
         return {name: count * recipe.model.context for name, count in zip(recipe.sources, self.mixture.counts)}
 
     def text_tokens(self, recipe: Recipe, steps: int | None = None) -> dict[str, int]:
         """Text tokens per language of the stage's first ``steps`` steps, or of all."""
-        counts = self.mixture.counts_before((self.steps if steps is None else steps) * recipe.batch.global_batch_size)
+        counts = self.mixture.counts_before((self.steps if steps is None else steps) * self.global_batch_size)
         totals = [0] * len(recipe.languages)
         for language, count in zip(recipe.language_of_source, counts):
             totals[language] += count * recipe.model.context
@@ -62,7 +67,7 @@ class StagePlan:
 
 
 def align_plan(recipe: Recipe) -> StagePlan:
-    """The align stage: `align.fraction` of the steps that the budget gives without it.
+    """The align stage: `align.fraction` of the text that the budget gives without it, in whole steps.
 
     Its text comes from the languages that have no range of steps, in proportion to their budgets or, where weights
     change, as the first steps of the pretrain stage have it.
@@ -75,7 +80,8 @@ def align_plan(recipe: Recipe) -> StagePlan:
     else:
         run_steps = _whole_steps(recipe, sum(count or 0 for count in windows))
         shares = [count or 0 for count in windows]
-    steps = max(1, round(recipe.align.fraction * run_steps))
+    align_batch = recipe.at_stage("align").batch.global_batch_size
+    steps = max(1, round(recipe.align.fraction * run_steps * batch / align_batch))
     for number, (name, source) in enumerate(recipe.sources.items()):
         if name not in recipe.languages or source.active is not None:
             shares[number] = 0
@@ -84,7 +90,7 @@ def align_plan(recipe: Recipe) -> StagePlan:
             "languages: found no text for the align stage: every language has a range ('active') or the weight 0; "
             "expected one without; remove 'active' or use stages=[pretrain]"
         )
-    counts = apportion(steps * batch, shares)
+    counts = apportion(steps * align_batch, shares)
     key = int(mix(recipe.seed, Draw.SAMPLE_ORDER, 0))
     return StagePlan("align", Mixture((Phase(tuple(counts), (0,) * len(counts), key),)), steps)
 
@@ -130,9 +136,9 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
     return StagePlan("pretrain", _mixture(recipe, stretches, before), steps)
 
 
-def stretches_of(plan: StagePlan, recipe: Recipe) -> list[Stretch]:
+def stretches_of(plan: StagePlan) -> list[Stretch]:
     """The plan's phases by steps."""
-    bounds = (plan.mixture.first_samples // recipe.batch.global_batch_size).tolist()
+    bounds = (plan.mixture.first_samples // plan.global_batch_size).tolist()
     return [Stretch(first, end, phase.counts) for first, end, phase in zip(bounds, bounds[1:], plan.mixture.phases)]
 
 

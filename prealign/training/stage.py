@@ -55,7 +55,8 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     ``consumed``: what the run spent before this stage. Raises `Interrupted`, with a checkpoint, and `RolledBack` when
     it is to be called again.
     """
-    recipe, world, stage = context.recipe, context.world, plan.stage
+    world, stage = context.world, plan.stage
+    recipe = context.recipe.at_stage(stage, world.row_ranks)
     checkpoints = Checkpoints(context.folder / "checkpoints", world, recipe.checkpoint)
     last = min(plan.steps, context.stop_after or plan.steps)
     identity = {"data": context.data.fingerprint_of(stage)}

@@ -20,7 +20,7 @@ def short(data_dir: Path, zero_stage: int, tensor: int = 1, sequence: int = 1, *
             "en": {"tokens": 17_408, "text": tiny_recipe(data_dir).languages["en"].model_dump()["text"]},
             "clone": {"tokens": 8_000, "clone_of": "en", "clone_share": 0.2},
         },
-        "align": {"fraction": 0.41, "words_per_step": 45, "learning_rate": 1e-3},
+        "align": {"fraction": 0.205, "global_batch_size": 8, "words_per_step": 45, "learning_rate": 1e-3},
         "parallel": {
             "precision": "fp32",
             "zero_stage": zero_stage,

@@ -103,6 +103,7 @@ def test_deepspeed_command(config: str, tmp_path: Path) -> None:
             "batch.micro_batch_size=16",
             "on 2 ranks; expected global_batch_size divisible by micro_batch_size x ranks = 32",
         ),
+        ("align.global_batch_size=3", "align: found global_batch_size=3 on 2 ranks; expected a multiple of 2"),
         ("seed=2", "recipe.yaml: the run there has seed=1; the recipe has seed=2"),
     ]:
         wrong = subprocess.run(

@@ -110,7 +110,7 @@ def test_prepared_data_is_shared_where_it_is_the_same() -> None:
     folders = {
         training.name.split("-")[0]: training.recipe.data.dir for training in plan.trainings if "-s12" in training.name
     }
-    base = Path("data/enclone_demo")
+    base = Path("data/suite_demo")
     assert {folders[name] for name in ("joint", "prealign", "align", "permuted", "perfect_init", "only_target")} == {
         base
     }

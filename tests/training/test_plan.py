@@ -44,9 +44,20 @@ def test_the_align_stage_reads_the_mixture(data_dir: Path) -> None:
     assert plan.mixture.counts == (128, 32)
 
 
+def test_the_align_stage_may_have_smaller_steps(data_dir: Path) -> None:
+    """As much text in steps of 4 sequences instead of 16; what the pretrain stage plans with it does not change."""
+    plain, smaller = tiny_recipe(data_dir), tiny_recipe(data_dir, align={"fraction": 0.1, "global_batch_size": 4})
+    plan = align_plan(smaller)
+    assert (plan.steps, plan.global_batch_size, plan.mixture.counts) == (40, 4, (128, 32))
+    assert plan.text_tokens(smaller) == align_plan(plain).text_tokens(plain)
+    assert sum(plan.text_tokens(smaller, 20).values()) == 20 * 4 * 32
+    consumed = Account(plan.text_tokens(smaller), {"en": 50, "clone": 50}, plan.steps)
+    assert pretrain_plan(smaller, consumed) == pretrain_plan(plain, consumed)
+
+
 def shares(recipe: Recipe) -> list[tuple[int, int, tuple[int, ...]]]:
     plan = pretrain_plan(recipe, Account.empty(recipe))
-    return [(s.first_step, s.end_step, s.counts) for s in stretches_of(plan, recipe)]
+    return [(s.first_step, s.end_step, s.counts) for s in stretches_of(plan)]
 
 
 def of(data_dir: Path, en: dict, clone: dict, **changes: Any) -> Recipe:
@@ -93,7 +104,7 @@ def test_phases_of_weights(data_dir: Path) -> None:
     assert align_plan(recipe).mixture.counts == (160, 0)
     consumed = Account({"en": 5120, "clone": 0}, {"en": 600, "clone": 400}, 10)
     plan = pretrain_plan(recipe, consumed)  # 51,200 - 6,120 tokens are 88 steps and a bit
-    assert stretches_of(plan, recipe)[-1] == Stretch(75, 88, (0, 208))
+    assert stretches_of(plan)[-1] == Stretch(75, 88, (0, 208))
     assert plan.mixture.phases[0].consumed == (160, 0)
     assert plan.mixture.phases[2].consumed == (160 + 800 + 200, 200)
     too_late = of(
@@ -114,7 +125,7 @@ def test_an_extra_text_in_a_range(data_dir: Path) -> None:
     assert list(recipe.sources) == ["en", "clone", "en.facts"]
     plan = pretrain_plan(recipe, Account.empty(recipe))
     assert plan.steps == 101
-    assert [stretch.counts[2] for stretch in stretches_of(plan, recipe)] == [0, 16, 0]
+    assert [stretch.counts[2] for stretch in stretches_of(plan)] == [0, 16, 0]
     assert plan.source_tokens(recipe) == {"en": 40_960, "clone": 10_240, "en.facts": 512}
     assert plan.text_tokens(recipe) == {"en": 41_472, "clone": 10_240}
     assert plan.text_tokens(recipe, 20)["en"] + plan.text_tokens(recipe, 20)["clone"] == 20 * 512
