@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
 
     recipe = load_recipe(arguments.config, arguments.overrides)
     with running_world(recipe.parallel.tensor_parallel_size, recipe.parallel.sequence_parallel_size) as world:

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2048, help="sequences to read")
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     recipe = load_recipe(arguments.config, arguments.overrides)
     data = open_data(recipe)

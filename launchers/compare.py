@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for index.html, figure.png and results.json")
     parser.add_argument("--title", default="Comparison of runs")
     parser.add_argument("runs", nargs="+", help="run folders, or LABEL=FOLDER")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     for line in compare([read_run(argument) for argument in arguments.runs], arguments.out, arguments.title):
         print(line)
     print(f"\npage: {arguments.out / 'index.html'}   figure: {arguments.out / 'figure.png'}")

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="evaluation.key=value and other changes of the run's recipe")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
 
     names = _names(arguments.only)
     recipe = _recipe_of(arguments.run, arguments.overrides)

@@ -32,7 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--language", help="with --inspect: N words replaced by words of this language")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     recipe = load_recipe(arguments.config, arguments.overrides)
     if not arguments.verify and arguments.inspect is None:
         prepare(recipe, say=_say)

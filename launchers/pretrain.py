@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1, help="with --check: the number of processes to plan for")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
 
     recipe = load_recipe(arguments.config, arguments.overrides)
     data = open_data(recipe)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="the N most frequent words alone")
     parser.add_argument("--dry-run", action="store_true", help="print requests, tokens and cost; send nothing")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    arguments, overrides = parser.parse_args(), []
+    arguments, overrides = parser.parse_intermixed_args(), []
     languages = arguments.languages
     if languages is not None:  # takes what follows, overrides too
         overrides = [value for value in languages if "=" in value]

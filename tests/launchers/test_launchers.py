@@ -36,11 +36,13 @@ def test_print_resolved_recipe(config: str) -> None:
 
 
 def test_check_prints_the_plan_and_trains_nothing(config: str, tmp_path: Path) -> None:
-    code, out, err = launch("launchers/pretrain.py", "--config", config, "--check", "--ranks", "2")
+    """Options and changes of the recipe in any order."""
+    changes = ("align.global_batch_size=4", "--check", "seed=3", "--ranks", "2", "name=other")
+    code, out, err = launch("launchers/pretrain.py", "--config", config, *changes)
     assert code == 0, err
-    assert "16 sequences" not in out
-    assert "512 tokens = 4 sequences x 32 tokens x 2 micro-batches x 2 ranks" in out
-    assert "align: 10 steps" in out
+    assert "align: a step is 128 tokens = 2 sequences x 32 tokens x 1 micro-batches x 2 ranks" in out
+    assert "pretrain: a step is 512 tokens = 4 sequences x 32 tokens x 2 micro-batches x 2 ranks" in out
+    assert "align: 40 steps" in out
     assert not (tmp_path / "run").exists()
 
 
