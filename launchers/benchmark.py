@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--stage", choices=["align", "pretrain"], action="append", help="measure this stage alone")
     parser.add_argument("--steps", type=int, default=5, help="measured steps per stage")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
-    parser.add_argument("--accumulation", type=int, default=4, help="micro-batches per step (the recipe's own: 0)")
+    parser.add_argument(
+        "--accumulation", type=int, default=4, help="micro-batches per step, of both stages (those of batch: 0)"
+    )
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")

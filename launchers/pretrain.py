@@ -49,8 +49,6 @@ def main() -> None:
         StopRequests(world) as stop,
         Watchdog(world, recipe.folder, recipe.watchdog.timeout, lambda: stop.received) as watchdog,
     ):
-        for stage in recipe.stages:
-            recipe.at_stage(stage, world.row_ranks).accumulation(world.row_ranks)
         lexicon = data.whole_lexicon
         probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
         facts = FactsTest.of(data)

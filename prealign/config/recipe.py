@@ -14,6 +14,7 @@ from prealign.config.evaluation import Evaluation
 from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.sections import Count, Fraction, Section
+from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.texts import Language, Share
 from prealign.config.translation import Translation
 from prealign.errors import UserError
@@ -119,15 +120,6 @@ class Model(Section):
         return self
 
 
-class Batch(Section):
-    """Sizes in sequences of `model.context` tokens."""
-
-    global_batch_size: Count
-    """Sequences of one optimizer step over all ranks."""
-    micro_batch_size: Count
-    """Sequences of one forward pass on one rank."""
-
-
 class Optimizer(Section):
     """AdamW with decoupled weight decay on matrices only."""
 
@@ -137,66 +129,6 @@ class Optimizer(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     """Maximal global gradient norm; 0 turns clipping off."""
-
-
-class Schedule(Section):
-    """Linear warmup, then a cosine from `learning_rate` to `min_learning_rate`."""
-
-    learning_rate: Annotated[float, Field(gt=0.0)]
-    min_learning_rate: Annotated[float, Field(ge=0.0)]
-    warmup: Fraction
-    """Share of the stage's steps."""
-
-
-class Align(Schedule):
-    """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
-
-    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
-    min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
-    warmup: Fraction = 0.05
-    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of the run's text read here. Its text and word tokens are taken from the languages' budgets."""
-    global_batch_size: Count | None = None
-    """Sequences of text in one step of this stage over all ranks; by default those of `batch`. Fewer give more steps,
-    and with them more word batches, for the same text."""
-    words_per_step: Annotated[int, Field(ge=2)] = 16_384
-    """Rows of one word batch over all ranks, translations included; a group of words is never split."""
-    sampling: Literal["uniform", "frequency"] = "uniform"
-    max_translations: Count = 4
-    """Translations per word and language in a word batch."""
-    tau: Annotated[float, Field(gt=0.0)] = 0.1
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
-    anchors: Literal["all", "source"] = "all"
-    anchor_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of these anchors, drawn anew each step, that have a loss term; every word stays a candidate of theirs."""
-    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
-    """Layers in the loss: 0 is the input embedding, 1 to L the blocks, L + 1 the output embedding (untied)."""
-    siblings: Literal["ignore", "positive", "negative"] = "ignore"
-    """How two translations of one source word see each other."""
-    include_self: bool = False
-    """Keep the anchor itself in its denominator."""
-    layer_reduce: Literal["sum", "mean"] = "sum"
-    final_norm: bool = True
-    """Take the last block's words after the final LayerNorm."""
-
-
-class Pretrain(Schedule):
-    """The pretrain stage: LM loss on the mixture, source text code-switched."""
-
-    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
-    min_learning_rate: Annotated[float, Field(ge=0.0)] = 3e-5
-    warmup: Fraction = 0.01
-    init_from: Path | None = None
-    """Run folder whose finished align stage gives the weights, when this run has no align stage of its own."""
-
-
-class CodeSwitch(Section):
-    """Code-switching of source-language text in the pretrain stage."""
-
-    ratio: Fraction = 0.05
-    """Probability that an occurrence of a word with a translation is replaced."""
-    mode: Literal["input_only", "vanilla"] = "input_only"
-    """`input_only`: targets stay in the source language. `vanilla`: train on the switched text (ablation)."""
 
 
 class Parallel(Section):
@@ -335,7 +267,7 @@ class Recipe(Section):
         self._check_mixture()
         self._check_parallel()
         self._check_evaluation()
-        last = self.model.layers + (not self.model.tied_embeddings)
+        last = self.last_layer
         if isinstance(self.align.layers, list):
             chosen = self.align.layers
             if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > last:
@@ -472,6 +404,12 @@ class Recipe(Section):
         return -(-self.vocab_size // multiple) * multiple
 
     @property
+    def last_layer(self) -> int:
+        """Number of the last layer that words are aligned in: the output embedding, or the last block where it is tied
+        to the input's."""
+        return self.model.layers + (not self.model.tied_embeddings)
+
+    @property
     def document_ends(self) -> list[int] | None:
         """End-of-document ids, one per vocabulary block, where attention starts anew; None where it does not."""
         if not self.model.reset_at_document:
@@ -481,8 +419,7 @@ class Recipe(Section):
 
     def at_stage(self, stage: str, ranks: int = 1) -> "Recipe":
         """The recipe with the batch sizes of one of its stages, with as many ``ranks`` as in `accumulation`; raises
-        `UserError` when `align.global_batch_size` does not divide by them. A forward pass takes as many of a rank's
-        sequences as divide them evenly, at most `batch.micro_batch_size`."""
+        `UserError` when `align.global_batch_size` does not divide by them."""
         size = self.align.global_batch_size
         if stage != "align" or size is None:
             return self
@@ -490,9 +427,7 @@ class Recipe(Section):
             raise UserError(
                 f"align: found global_batch_size={size} on {ranks} {self._who}; expected a multiple of {ranks}"
             )
-        per_rank = size // ranks
-        micro = next(rows for rows in range(min(per_rank, self.batch.micro_batch_size), 0, -1) if per_rank % rows == 0)
-        return self.model_copy(update={"batch": Batch(global_batch_size=size, micro_batch_size=micro)})
+        return self.model_copy(update={"batch": Batch.over(ranks, size, self.batch.micro_batch_size)})
 
     @property
     def folder(self) -> Path:

@@ -12,7 +12,7 @@ from torch import nn
 
 from prealign.config import Recipe
 from prealign.config.nli import Nli, NliData
-from prealign.config.recipe import Batch
+from prealign.config.stages import Batch
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.engine import initialise_engine
 from prealign.distributed.world import World
@@ -115,9 +115,8 @@ def _fine_tune(
     tests: dict[str, Examples],
 ) -> dict[str, Any]:
     """One seed; returns its accuracies by epoch, the chosen epoch (from 1) and its test accuracies."""
-    per_rank = settings.batch_size // world.ranks
-    micro = next(size for size in range(min(per_rank, recipe.batch.micro_batch_size), 0, -1) if per_rank % size == 0)
-    sizes = Batch(global_batch_size=settings.batch_size, micro_batch_size=micro)
+    sizes = Batch.over(world.ranks, settings.batch_size, recipe.batch.micro_batch_size)
+    per_rank, micro = settings.batch_size // world.ranks, sizes.micro_batch_size
     steps = len(train[0]) // settings.batch_size
     gpt = copy.deepcopy(model.gpt).requires_grad_(True)
     engine = initialise_engine(

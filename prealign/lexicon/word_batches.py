@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prealign.config.recipe import Align
+from prealign.config.stages import Align
 from prealign.hashing import mix, uniform
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon

@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align: left } img { max-width: 100% } .not
 <p class="note">Lower is better. Percentages are against {{ baseline }}.
 {% if seeds > 1 %}Mean and standard deviation over {{ seeds }} seeds.{% endif %}
 Bits per byte do not depend on the tokenizer.</p>
-<img src="data:image/png;base64,{{ figure }}" alt="perplexity over tokens, cosine of translations over steps">
+<img src="data:image/png;base64,{{ figure }}" alt="perplexity over tokens, cosine of translations over tokens">
 <h2>Token account</h2>
 {{ account }}
 <p class="note">Word batches of the align stage are charged to their language: a run that aligns reads that much less

@@ -14,7 +14,7 @@ COLOURS = ["#4c566a", "#d1495b", "#edae49", "#00798c", "#7b2cbf", "#2e933c"]
 
 
 def draw_comparison(runs: list[Run], path: Path) -> None:
-    """One panel per language, perplexity over tokens (log scale), and one of the aligned words' cosine over steps.
+    """One panel per language, perplexity over tokens (log scale), and one of the aligned words' cosine, over tokens.
 
     A line per run, a colour per label.
     """

@@ -13,6 +13,8 @@ from prealign.training.plan import align_plan, budgets
 from prealign.training.run import comparable
 
 _NO_MATTER = ("name", "data.dir")
+_NEW = {"align.global_batch_size": "null"}
+"""Keys that recipes did not have at first, with the value that means the same: runs keep their names."""
 _NOT_ALIGNING = ("stages", "codeswitch.", "pretrain.")
 """Keys of a recipe that the align stage does not read."""
 _DIGITS = 8
@@ -143,7 +145,9 @@ def _training(
     config: str, variant: str, seed: int, changes: list[str], shared: Sequence[str], folder: Path
 ) -> Training:
     recipe = load_recipe(config, changes)
-    identity = {key: value for key, value in comparable(recipe).items() if key not in _NO_MATTER}
+    identity = {
+        key: value for key, value in comparable(recipe).items() if key not in _NO_MATTER and _NEW.get(key) != value
+    }
     data = _data_dir(load_recipe(config, shared), recipe)
 
     def named(name: str, stage: str, after: Training | None) -> Training:

@@ -198,7 +198,7 @@ def _spent(account: Result, name: str) -> str:
 
 def _differences(recipe: Recipe) -> Table:
     """The base recipe beside the paper's main setting."""
-    model, batch = recipe.model, recipe.batch
+    model, batch, align = recipe.model, recipe.batch, recipe.at_stage("align").batch
     source = recipe.languages[recipe.source_language].tokens or 0
     targets = ", ".join(f"{recipe.languages[name].tokens or 0:,}" for name in recipe.targets)
     facts, rates = recipe.facts, recipe.pretrain
@@ -217,13 +217,22 @@ def _differences(recipe: Recipe) -> Table:
         ["model (150M)", "12 layers x 1024, context 1024", shape],
         ["tokens of the source language", "10,000,000,000", f"{source:,}"],
         ["tokens of each target", "100,000,000", targets],
-        ["tokens a step", "about 1,000,000", f"{batch.global_batch_size * model.context:,}"],
-        ["steps that align", "5 %", f"{100 * recipe.align.fraction:g} %"],
+        ["vocabulary", "not stated", f"{recipe.data.tokenizer.vocab_size:,}"],
+        ["tokens a step, pretraining", "about 1,000,000", f"{batch.global_batch_size * model.context:,}"],
+        ["tokens a step, aligning", "about 1,000,000", f"{align.global_batch_size * model.context:,} and words"],
+        ["text read in the align stage", "5 %", f"{100 * recipe.align.fraction:g} %"],
+        ["layers in the alignment loss", "all", _layers(recipe)],
         ["learning rate, pretraining", "3e-4 to 3e-5", f"{rates.learning_rate:g} to {rates.min_learning_rate:g}"],
         ["translations", "GPT-4", "one to one for a clone, else dictionaries"],
         ["facts", "periods of 250 steps", learned],
         ["transfer (XNLI)", "fine-tuned on English", pairs],
     ]
+
+
+def _layers(recipe: Recipe) -> str:
+    if recipe.align.layers == "all":
+        return "all"
+    return f"{', '.join(map(str, recipe.align.layers))} of 0 to {recipe.last_layer}"
 
 
 def _html(table: Table, kind: str = "") -> str:

@@ -51,7 +51,7 @@ class StagePlan:
     @property
     def global_batch_size(self) -> int:
         """Sequences of one step."""
-        return sum(self.mixture.counts) // self.steps
+        return self.mixture.samples // self.steps
 
     def source_tokens(self, recipe: Recipe) -> dict[str, int]:
         """Text tokens of the whole stage per source (`Recipe.sources`)."""
@@ -109,7 +109,7 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
             raise UserError(
                 f"languages.{name}.tokens: found {tokens}; the align stage alone consumes {spent} "
                 f"({consumed.words[name]} of them in word batches); lower align.fraction or align.words_per_step, or "
-                f"raise it"
+                f"raise align.global_batch_size or the budget"
             )
         windows.append(None if tokens is None else (tokens - spent) // context)
     if None in windows:

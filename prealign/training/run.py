@@ -61,15 +61,18 @@ def run_stages(
     ranks, and may raise `Interrupted` on all of them.
     """
     folder = recipe.folder
+    stages = [
+        stage for stage in (recipe.stages if only is None else [only]) if read_state(folder / stage / "weights") is None
+    ]
+    for stage in stages:
+        recipe.at_stage(stage, world.row_ranks).accumulation(world.row_ranks)
     if only is None and recipe.stages == ["align", "pretrain"] and finished_account(recipe).steps == 0:
         world.on_first(lambda: _refuse_early(recipe, data))
     world.on_first(lambda: _claim(recipe, folder))
     check_writable(folder, world.rank)
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
     try:
-        for stage in recipe.stages if only is None else [only]:
-            if read_state(folder / stage / "weights") is not None:
-                continue
+        for stage in stages:
             context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point)
             if stage == "align":
                 initial, consumed = _fresh(recipe), Account.empty(recipe)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from prealign.config.recipe import Schedule
+from prealign.config.stages import Schedule
 
 
 def learning_rate(schedule: Schedule, steps: int) -> Callable[[int], float]:

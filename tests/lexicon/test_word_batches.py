@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prealign.config.recipe import Align
+from prealign.config.stages import Align
 from prealign.kernels.relations import edges
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 from prealign.lexicon.word_batches import WordBatches

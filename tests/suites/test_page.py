@@ -114,6 +114,12 @@ def test_means_deviations_intervals(plan: Plan) -> None:
     alone = numbers.cells["Target alone", "lm"]
     assert (alone.mean, alone.deviation, len(alone.values), alone.expected) == (300.0, None, 1, 3)
     assert ("Target alone", "clka") not in numbers.cells
+    joint_facts = numbers.cells["Joint", "clka"]
+    assert len(joint_facts.values) > 1
+    for measurement in plan.of(plan.suites[0], plan.suites[0].rows[0])[1:]:
+        (plan.folder / f"{measurement.name}.json").unlink()
+    one_seed = numbers_of(plan, plan.suites[0]).cells["Joint", "clka"]
+    assert one_seed.interval == pytest.approx((20.0, 40.0))  # the result's own, over its facts
     assert numbers.cells["Joint", "nli"].missing == "no pairs of sentences (evaluation.nli)"
 
 

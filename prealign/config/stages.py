@@ -1,0 +1,85 @@
+"""What the stages train with: batch sizes, learning rates, the alignment loss, code-switching."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from prealign.config.sections import Count, Fraction, Section
+
+
+class Batch(Section):
+    """Sizes in sequences of `model.context` tokens."""
+
+    global_batch_size: Count
+    """Sequences of one optimizer step over all ranks."""
+    micro_batch_size: Count
+    """Sequences of one forward pass on one rank."""
+
+    @classmethod
+    def over(cls, ranks: int, global_batch_size: int, most: int) -> "Batch":
+        """Sizes for as many ``ranks``, which divide ``global_batch_size``: a forward pass takes as many of a rank's
+        sequences as divide them evenly, at most ``most``."""
+        per_rank = global_batch_size // ranks
+        micro = next(rows for rows in range(min(per_rank, most), 0, -1) if per_rank % rows == 0)
+        return cls(global_batch_size=global_batch_size, micro_batch_size=micro)
+
+
+class Schedule(Section):
+    """Linear warmup, then a cosine from `learning_rate` to `min_learning_rate`."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)]
+    min_learning_rate: Annotated[float, Field(ge=0.0)]
+    warmup: Fraction
+    """Share of the stage's steps."""
+
+
+class Align(Schedule):
+    """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
+    warmup: Fraction = 0.05
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the run's text read here. Its text and word tokens are taken from the languages' budgets."""
+    global_batch_size: Count | None = None
+    """Sequences of text in one step of this stage over all ranks; by default those of `batch`. Fewer give more steps,
+    and with them more word batches, for the same text."""
+    words_per_step: Annotated[int, Field(ge=2)] = 16_384
+    """Rows of one word batch over all ranks, translations included; a group of words is never split."""
+    sampling: Literal["uniform", "frequency"] = "uniform"
+    max_translations: Count = 4
+    """Translations per word and language in a word batch."""
+    tau: Annotated[float, Field(gt=0.0)] = 0.1
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    anchors: Literal["all", "source"] = "all"
+    anchor_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of these anchors, drawn anew each step, that have a loss term; every word stays a candidate of theirs."""
+    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    """Layers in the loss: 0 is the input embedding, 1 to L the blocks, L + 1 the output embedding (untied)."""
+    siblings: Literal["ignore", "positive", "negative"] = "ignore"
+    """How two translations of one source word see each other."""
+    include_self: bool = False
+    """Keep the anchor itself in its denominator."""
+    layer_reduce: Literal["sum", "mean"] = "sum"
+    final_norm: bool = True
+    """Take the last block's words after the final LayerNorm."""
+
+
+class Pretrain(Schedule):
+    """The pretrain stage: LM loss on the mixture, source text code-switched."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
+    min_learning_rate: Annotated[float, Field(ge=0.0)] = 3e-5
+    warmup: Fraction = 0.01
+    init_from: Path | None = None
+    """Run folder whose finished align stage gives the weights, when this run has no align stage of its own."""
+
+
+class CodeSwitch(Section):
+    """Code-switching of source-language text in the pretrain stage."""
+
+    ratio: Fraction = 0.05
+    """Probability that an occurrence of a word with a translation is replaced."""
+    mode: Literal["input_only", "vanilla"] = "input_only"
+    """`input_only`: targets stay in the source language. `vanilla`: train on the switched text (ablation)."""
