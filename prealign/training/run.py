@@ -190,7 +190,8 @@ def _claim(recipe: Recipe, folder: Path) -> None:
 
 
 def comparable(recipe: Recipe) -> dict[str, str]:
-    """Dotted key -> value (as JSON) of all of a recipe that bears on what is learned."""
+    """Dotted key -> value (as JSON) of all of a recipe that bears on what is learned; `align` does not where no
+    stage aligns."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -200,5 +201,8 @@ def comparable(recipe: Recipe) -> dict[str, str]:
         else:
             flat[prefix] = json.dumps(value)
 
-    walk("", recipe.model_dump(mode="json", exclude=_MAY_CHANGE))
+    values = recipe.model_dump(mode="json", exclude=_MAY_CHANGE)
+    if "align" not in recipe.stages:
+        del values["align"]
+    walk("", values)
     return flat

@@ -105,6 +105,12 @@ def align_account(recipe: Recipe) -> Account:
     return Account(text, {name: min(words[name], budget[name] - text[name]) for name in words}, plan.steps)
 
 
+def test_what_does_not_align_keeps_its_name_under_other_align_settings() -> None:
+    names = [{m.variant: m.name for m in plan_of("table2", overrides=o).measurements} for o in ((), ("align.tau=0.2",))]
+    same = {variant for variant, name in names[0].items() if names[1][variant] == name}
+    assert same == {"joint", "joint_codeswitch"}
+
+
 def test_prepared_data_is_shared_where_it_is_the_same() -> None:
     plan = plan_of("table1", "figure3")
     folders = {
