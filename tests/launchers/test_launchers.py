@@ -100,16 +100,20 @@ def test_deepspeed_command(config: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["lm_loss"] for row in rows if row["kind"] == "train"]
     assert losses[-1] < losses[0] - 0.5
-    for change, message in [
+    elsewhere = f"run_dir={tmp_path / 'elsewhere'}"
+    for changes, message in [
         (
-            "batch.micro_batch_size=16",
+            ["batch.micro_batch_size=16", elsewhere],
             "on 2 ranks; expected global_batch_size divisible by micro_batch_size x ranks = 32",
         ),
-        ("align.global_batch_size=3", "align: found global_batch_size=3 on 2 ranks; expected a multiple of 2"),
-        ("seed=2", "recipe.yaml: the run there has seed=1; the recipe has seed=2"),
+        (
+            ["align.global_batch_size=3", elsewhere],
+            "align: found global_batch_size=3 on 2 ranks; expected a multiple of 2",
+        ),
+        (["seed=2"], "recipe.yaml: the run there has seed=1; the recipe has seed=2"),
     ]:
         wrong = subprocess.run(
-            [*command, change], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+            [*command, *changes], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
         )
         assert wrong.returncode == 2
         assert wrong.stderr.count("error: ") == 1
