@@ -1,7 +1,7 @@
 """``python -m prealign.kernels.benchmarks``: tables, every candidate in a process of its own; on a GPU also a batch of
 65,536 words, and what the kernels are meant to reach, with pass or FAIL.
 
---quick          small, for a CPU (and 2 s a figure at most)
+--quick          small, for a CPU
 --out FILE.json  write the figures, with device, versions, date and command; FILE.png beside it
 """
 
@@ -85,6 +85,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256 if quick else 2048)
     parser.add_argument("--tau", type=float, default=0.1)
     parser.add_argument("--dtype", default="float32" if quick else "bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--seconds", type=float, default=0.5 if quick else 1.0, help="at least, for each figure")
     parser.add_argument("--only", nargs="*", help="names of candidates")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -98,7 +99,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace, kind: str, name: str) -> dict[str, Any]:
     """Figures of one candidate, from a process of its own: what it leaves behind or breaks stays there."""
     command = [sys.executable, "-m", "prealign.kernels.benchmarks", "--child", kind, "--name", name]
-    for key in ("device", "layers", "words", "size", "tau", "dtype"):
+    for key in ("device", "layers", "words", "size", "tau", "dtype", "seconds"):
         command += [f"--{key}", str(getattr(options, key))]
     done = subprocess.run(command + ["--quick"] * options.quick, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -109,7 +110,7 @@ def _run(options: argparse.Namespace, kind: str, name: str) -> dict[str, Any]:
 
 def _child(options: argparse.Namespace) -> dict[str, Any]:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    least = 0.5 if options.quick else 1.0
+    least = options.seconds
     if options.child == "rates":
         rates = pool_rates(min(options.layers, 8), options.words, options.size, dtype, device, least)
         return {"matrix_tflops": matrix_tflops(dtype, device, least)} | rates

@@ -137,7 +137,7 @@ def test_precision_against_float64(
     if relation == "no positives":
         assert all((part == 0).all() for part in got)
         return
-    assert_close(got, expected, tolerance)
+    assert_close(got, expected, max(tolerance, 2**-23 / tau))  # a score of 1/tau is rounded by as much
     if dtype == torch.float32:
         return
     # about twice the error that autograd has in bf16; with few anchors G is rounded in two parts
