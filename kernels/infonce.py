@@ -12,6 +12,7 @@ from prealign.kernels import chunked, passes
 from prealign.kernels.distributed import shard
 from prealign.kernels.reference import infonce_reference
 from prealign.kernels.relations import Relations
+from prealign.kernels.symmetric import SymmetricPlan, plan_symmetric
 
 Implementation = Literal["auto", "triton", "chunked", "reference"]
 
@@ -55,6 +56,9 @@ def multilayer_infonce(
     dtypes = {layer.dtype for layer in layers}
     if len(dtypes) > 1 or not dtypes <= _DTYPES:  # in float16 small gradients vanish
         raise ValueError(f"z has dtypes {sorted(map(str, dtypes))}; expected one of bfloat16, float32, float64 for all")
+    plan = relations.plan
+    if plan is not None and plan.include_self != include_self:
+        raise ValueError(f"relations were planned with include_self={plan.include_self}; found {include_self} here")
     if not tau > 0:
         raise ValueError(f"tau={tau}; expected a temperature above 0")
     if impl == "reference":
@@ -65,9 +69,9 @@ def multilayer_infonce(
     if impl == "auto":
         impl = "triton" if layers[0].is_cuda else "chunked"
     name = group.group_name if group is not None else ""
-    losses, cosines, _ = _infonce(
-        layers, *relations.positives, *relations.ignored, relations.anchor_weight, tau, include_self, name, begin, impl
-    )
+    tensors = [*relations.positives, *relations.ignored, relations.anchor_weight]
+    planned = plan.tensors() if plan is not None else []
+    losses, cosines, _ = _infonce(layers, *tensors, planned, tau, include_self, name, begin, impl)
     return losses, cosines
 
 
@@ -79,6 +83,27 @@ def _backend(impl: str) -> ModuleType:
 
         return infonce_triton
     raise ValueError(f"impl={impl!r}; expected 'auto', 'triton', 'chunked' or 'reference'")
+
+
+def _symmetric_plan(
+    z: list[torch.Tensor],
+    relations: Relations,
+    planned: list[torch.Tensor],
+    tau: float,
+    include_self: bool,
+    group: str,
+    impl: str,
+    whole: bool = False,
+) -> SymmetricPlan | None:
+    """The plan of the passes over the upper triangle; None where they do not apply. ``whole``: ``G`` must fit."""
+    if impl != "triton":
+        return None
+    from prealign.kernels import symmetric_triton  # imports triton
+
+    ranks = dist.get_world_size(_group(group)) if group else 1
+    if not symmetric_triton.applies(z, tau, ranks) or (whole and not symmetric_triton.matrix_fits(len(relations))):
+        return None
+    return SymmetricPlan(*planned, include_self) if planned else plan_symmetric(relations, include_self)
 
 
 def _group(name: str) -> dist.ProcessGroup | None:
@@ -93,6 +118,7 @@ def _infonce(
     ignored_offsets: torch.Tensor,
     ignored_columns: torch.Tensor,
     anchor_weight: torch.Tensor,
+    plan: list[torch.Tensor],
     tau: float,
     include_self: bool,
     group: str,
@@ -101,6 +127,11 @@ def _infonce(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     relations = Relations((positive_offsets, positive_columns), (ignored_offsets, ignored_columns), anchor_weight)
     with torch.autocast(z[0].device.type, enabled=False), torch.cuda.device_of(z[0]):  # kernels go to the current one
+        symmetric = _symmetric_plan(z, relations, plan, tau, include_self, group, impl)
+        if symmetric is not None:
+            from prealign.kernels import symmetric_triton
+
+            return symmetric_triton.forward(z, relations, symmetric, tau)
         return passes.forward(_backend(impl), z, relations, tau, include_self, _group(group), begin)
 
 
@@ -121,6 +152,7 @@ def _infonce_backward(
     ignored_offsets: torch.Tensor,
     ignored_columns: torch.Tensor,
     anchor_weight: torch.Tensor,
+    plan: list[torch.Tensor],
     tau: float,
     include_self: bool,
     group: str,
@@ -129,6 +161,11 @@ def _infonce_backward(
 ) -> list[torch.Tensor]:
     relations = Relations((positive_offsets, positive_columns), (ignored_offsets, ignored_columns), anchor_weight)
     with torch.autocast(z[0].device.type, enabled=False), torch.cuda.device_of(z[0]):
+        symmetric = _symmetric_plan(z, relations, plan, tau, include_self, group, impl, whole=True)
+        if symmetric is not None:
+            from prealign.kernels import symmetric_triton
+
+            return symmetric_triton.backward(grad_losses, z, lse, relations, symmetric, tau)
         return passes.backward(_backend(impl), grad_losses, z, lse, relations, tau, include_self, _group(group), begin)
 
 
@@ -140,15 +177,16 @@ def _(grad_losses: torch.Tensor, z: list[torch.Tensor], *_: Any) -> list[torch.T
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     z, *tensors = inputs[:6]
     ctx.layers = len(z)
-    ctx.save_for_backward(*z, output[2], *tensors)
-    ctx.options = inputs[6:]
+    ctx.save_for_backward(*z, output[2], *tensors, *inputs[6])
+    ctx.options = inputs[7:]
     ctx.mark_non_differentiable(output[1], output[2])
 
 
 def _differentiate(ctx: Any, grad_losses: torch.Tensor, *_: Any) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     z, others = list(saved[: ctx.layers]), saved[ctx.layers :]
-    return _infonce_backward(grad_losses, z, *others, *ctx.options), *(None,) * 10
+    gradient = _infonce_backward(grad_losses, z, *others[:6], list(others[6:]), *ctx.options)
+    return gradient, *(None,) * 5, [None] * len(others[6:]), *(None,) * 5
 
 
 _infonce.register_autograd(_differentiate, setup_context=_save)

@@ -1,8 +1,12 @@
 """Which words of a batch are positives of each other, and which pairs are ignored."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from prealign.kernels.symmetric import SymmetricPlan
 
 Csr = tuple[torch.Tensor, torch.Tensor]
 """A relation: ``(offsets int64 [W + 1], columns int64 [E])``; row ``j`` lists its words, each once, ascending
@@ -14,12 +18,14 @@ class Relations:
     """Two relations over the ``W`` words of a batch, the same on every rank.
 
     ``positives``: row ``j`` lists P(j), without ``j``. ``ignored``: row ``j`` lists I(j). ``anchor_weight``: ``a_j``,
-    float ``[W]``, at least 0, and 0 where P(j) is empty.
+    float ``[W]``, at least 0, and 0 where P(j) is empty. ``plan``: what the Triton passes work out of the relations, if
+    that was done beforehand (`prealign.kernels.planned`).
     """
 
     positives: Csr
     ignored: Csr
     anchor_weight: torch.Tensor
+    plan: "SymmetricPlan | None" = None
 
     def __len__(self) -> int:
         return len(self.anchor_weight)
@@ -30,6 +36,7 @@ class Relations:
             (self.positives[0].to(device), self.positives[1].to(device)),
             (self.ignored[0].to(device), self.ignored[1].to(device)),
             self.anchor_weight.to(device),
+            self.plan.to(device) if self.plan is not None else None,
         )
 
 

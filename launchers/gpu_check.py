@@ -54,7 +54,6 @@ def checks(out: Path) -> list[Check]:
     infonce = ["--only", "triton", "chunked", "eager", "inf-cl", "--out", f"{out}/infonce.json"]
     few_words = ["--only", "triton", "chunked", "--words", "4096", "--out", f"{out}/infonce_4096.json"]
     short = ["--seconds", "0.4"]
-    batch = "batch.global_batch_size=1024"
     return [
         Check("kernel_tests", "kernels", 120, [*module, "pytest", "-q", *kernel_tests], timed=False),
         Check("run", "run", 150, [_PYTHON, __file__, "--killed-run", "--out", str(out)], timed=False),
@@ -62,9 +61,9 @@ def checks(out: Path) -> list[Check]:
         Check("repeats", "kernels", 60, [*module, "prealign.kernels.benchmarks.repeats", f"{out}/repeats.json"]),
         Check("infonce", "kernels", 120, [*module, "prealign.kernels.benchmarks", *infonce, *short]),
         Check("infonce_4096", "kernels", 45, [*module, "prealign.kernels.benchmarks", *few_words, *short]),
-        step("1p3b_recipe", "real_1p3b"),
-        step("1p3b_16_rows", "real_1p3b", "parallel.activation_checkpointing=none", "batch.micro_batch_size=16", batch),
+        step("1p3b", "real_1p3b"),
         step("150m", "enclone_150m", limit=50),
+        step("1p3b_compiled", "real_1p3b", "--stage", "pretrain", "parallel.compile=true", limit=120),
     ]
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from prealign.kernels import planned
 from prealign.kernels.benchmarks.candidates import CANDIDATES
-from prealign.kernels.benchmarks.measuring import matrix_tflops, measure, pool_rates
+from prealign.kernels.benchmarks.measuring import matrix_tflops, measure, pool_rates, seconds
 from prealign.kernels.benchmarks.problems import many_positives, one_positive
 from prealign.kernels.benchmarks.targets import MANY_WORDS, verdicts
 
@@ -61,6 +62,7 @@ def main() -> int:
                 row["of_matrix_rate"] = row["tflops"] / peak
             report["rows"].append(row)
             print(_line(row), flush=True)
+            _write(report, options.out)
     if device.type == "cuda" and not options.quick:
         options.words = MANY_WORDS
         report["rows"].append({"kind": "large", "name": "triton", **_run(options, "large", "triton")})
@@ -68,11 +70,17 @@ def main() -> int:
         print(*verdicts(report), sep="\n")
         report["targets"] = [dataclasses.asdict(verdict) for verdict in verdicts(report)]
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
+        _write(report, options.out)
         _plot(report, options.out.with_suffix(".png"))
         print(f"\nwritten: {options.out} and {options.out.with_suffix('.png')}")
     return 0
+
+
+def _write(report: dict[str, Any], out: Path | None) -> None:
+    """What is known so far: a command that is cut off leaves it."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -113,6 +121,8 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     least = options.seconds
     if options.child == "rates":
         rates = pool_rates(min(options.layers, 8), options.words, options.size, dtype, device, least)
+        relations = many_positives(1, options.words, 8, options.tau, dtype, torch.device("cpu")).relations
+        rates["plan_s"] = seconds(lambda: planned(relations, False), torch.device("cpu"), 0.1)
         return {"matrix_tflops": matrix_tflops(dtype, device, least)} | rates
     candidate = next(candidate for candidate in CANDIDATES if candidate.name == options.name)
     make = KINDS[options.child]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from prealign.kernels import Relations, csr
+from prealign.kernels import Relations, csr, planned
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def many_positives(layers: int, words: int, size: int, tau: float, dtype: torch.
     siblings = (left != right) & (left // 5 == right // 5) & (right % 5 != 0)
     weight = (positives[0].diff() > 0).double()
     relations = Relations(positives, csr(left[siblings], right[siblings], words), weight / weight.sum())
-    return Problem(_vectors(layers, words, size, dtype, device), relations.to(device), number, tau, False)
+    relations = planned(relations, False).to(device)  # on the CPU, once, as in training
+    return Problem(_vectors(layers, words, size, dtype, device), relations, number, tau, False)
 
 
 def one_positive(layers: int, words: int, size: int, tau: float, dtype: torch.dtype, device: torch.device) -> Problem:
@@ -46,7 +47,7 @@ def one_positive(layers: int, words: int, size: int, tau: float, dtype: torch.dt
     weight = torch.full((words,), 1 / words, dtype=torch.float64)
     relations = Relations(csr(torch.arange(words), partner, words), csr(nothing, nothing, words), weight)
     z = _vectors(layers, words, size, dtype, device)
-    return Problem(z, relations.to(device), partner.to(device), tau, True)
+    return Problem(z, planned(relations, True).to(device), partner.to(device), tau, True)
 
 
 def _vectors(layers: int, words: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -14,7 +14,7 @@ from prealign.config.evaluation import Evaluation
 from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.sections import Count, Fraction, Section
-from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
+from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain, Recompute
 from prealign.config.texts import Language, Share
 from prealign.config.translation import Translation
 from prealign.errors import UserError
@@ -142,8 +142,9 @@ class Parallel(Section):
     sequence_parallel_size: Count = 1
     """Ranks over which the positions of every row of text are split, for contexts that one device cannot hold:
     attention exchanges positions for heads (DeepSpeed-Ulysses), everything else works on a rank's own tokens."""
-    activation_checkpointing: Literal["none", "full"] | Annotated[int, Field(ge=2)] = "none"
-    """`full` recomputes every block in the backward pass, a number `k` every k-th one."""
+    activation_checkpointing: Recompute = "none"
+    """`full` recomputes every block in the backward pass, a number `k` every k-th one; passes that carry a word batch
+    have `align.activation_checkpointing`."""
     compile: bool = False
     """Run the pretrain stage through torch.compile (the first step takes minutes). The align stage is left out: its
     words give every step other shapes."""

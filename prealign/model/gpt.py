@@ -72,15 +72,24 @@ class Block(nn.Module):
         return hidden_states, _pool(hidden_states, spans)
 
 
-class GPT(nn.Module):
-    """The decoder without its LM head; every ``checkpoint_every``-th block is recomputed in the backward pass."""
+@dataclass(frozen=True)
+class Recomputation:
+    """Every k-th block is recomputed in the backward pass, in passes of text alone and in those with words; None: no
+    block."""
 
-    def __init__(self, config: Model, vocab_size: int, checkpoint_every: int | None, words_after_norm: bool) -> None:
+    text: int | None = None
+    words: int | None = None
+
+
+class GPT(nn.Module):
+    """The decoder without its LM head."""
+
+    def __init__(self, config: Model, vocab_size: int, recompute: Recomputation, words_after_norm: bool) -> None:
         super().__init__()
         self.embedding = Embedding(vocab_size, config.context, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.checkpoint_every = checkpoint_every
+        self.recompute = recompute
         self.words_after_norm = words_after_norm
 
     def forward(
@@ -90,11 +99,14 @@ class GPT(nn.Module):
         vectors of layers 0 to L, ``L + 1`` tensors ``[W, D]`` of unit length."""
         hidden_states, vectors = self.embedding(input_ids, positions, spans)
         words = [vectors]
+        every = self.recompute.text if spans is None else self.recompute.words
         for number, block in enumerate(self.blocks):
             last = number == len(self.blocks) - 1
             block_spans = None if last and self.words_after_norm else spans
-            if self.checkpoint_every and number % self.checkpoint_every == 0 and self.training:
-                hidden_states, vectors = checkpoint(block, hidden_states, layout, block_spans, use_reentrant=False)
+            if every and number % every == 0 and self.training:  # there is no dropout whose state to keep
+                hidden_states, vectors = checkpoint(
+                    block, hidden_states, layout, block_spans, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 hidden_states, vectors = block(hidden_states, layout, block_spans)
             words.append(vectors)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from prealign.corpus.loader import MicroBatch
-from prealign.kernels import Relations, shard
+from prealign.kernels import Relations, planned, shard
 from prealign.lexicon.word_batches import WordBatch
 from prealign.model.gpt import Spans
 from prealign.model.layout import Exchange, Group, Layout, document_numbers
@@ -87,8 +87,10 @@ def text_inputs(
     return TextInputs(inputs.flatten(), positions.flatten(), targets.flatten(), group, batch.rows_per_language)
 
 
-def word_inputs(batch: WordBatch, rank: int, ranks: int, device: torch.device) -> WordInputs:
-    """The share of a word batch that a rank encodes."""
+def word_inputs(
+    batch: WordBatch, rank: int, ranks: int, device: torch.device, include_self: bool = False
+) -> WordInputs:
+    """The share of a word batch that a rank encodes. ``include_self``: as the alignment loss has it."""
     begin, end = shard(len(batch), rank, ranks)
     lengths = batch.lengths[begin:end]
     first = torch.cumsum(batch.lengths, 0) - batch.lengths
@@ -100,10 +102,13 @@ def word_inputs(batch: WordBatch, rank: int, ranks: int, device: torch.device) -
     inner = torch.arange(int(ordered.sum())) - torch.repeat_interleave(place, ordered)
     ids = batch.tokens[torch.repeat_interleave(first[begin:end][by_length], ordered) + inner]
     sizes, rows = torch.unique_consecutive(ordered, return_counts=True)
+    relations = batch.relations
+    if device.type == "cuda" and ranks == 1:  # what the passes over the upper triangle need, worked out on the CPU
+        relations = planned(relations, include_self)
     return WordInputs(
         ids.to(device),
         inner.to(device),
         tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist())),
         Spans(starts.to(device), lengths.to(device)),
-        batch.relations.to(device),
+        relations.to(device),
     )

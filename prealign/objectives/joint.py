@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from prealign.config import Recipe
+from prealign.config.stages import Recompute
 from prealign.kernels import multilayer_infonce, pool_spans
-from prealign.model.gpt import GPT, Spans
+from prealign.model.gpt import GPT, Recomputation, Spans
 from prealign.objectives.cross_entropy import linear_cross_entropy
 from prealign.objectives.inputs import ModelInputs, TextInputs, WordInputs
 
@@ -57,6 +58,10 @@ class Head(nn.Module):
         return total, losses, vectors
 
 
+def _blocks_between(mode: Recompute) -> int | None:
+    return mode if isinstance(mode, int) else {"none": None, "full": 1}[mode]
+
+
 class JointModel(nn.Module):
     """GPT with its LM head and both objectives."""
 
@@ -66,9 +71,9 @@ class JointModel(nn.Module):
         self.tied = recipe.model.tied_embeddings
         self.group = group
         vocab_size, hidden_size = recipe.padded_vocab_size, recipe.model.hidden_size
-        checkpointing = recipe.parallel.activation_checkpointing
-        checkpoint_every = checkpointing if isinstance(checkpointing, int) else {"none": None, "full": 1}[checkpointing]
-        self.gpt = GPT(recipe.model, vocab_size, checkpoint_every, recipe.align.final_norm)
+        text, words = recipe.parallel.activation_checkpointing, recipe.align.activation_checkpointing
+        every = Recomputation(_blocks_between(text), _blocks_between(text if words is None else words))
+        self.gpt = GPT(recipe.model, vocab_size, every, recipe.align.final_norm)
         self.head = Head(vocab_size, hidden_size)
         if self.tied:
             self.head.weight = self.gpt.embedding.tokens.weight

@@ -4,12 +4,14 @@ import math
 import platform
 import resource
 import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from prealign.config import Recipe
 from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
@@ -35,12 +37,11 @@ def benchmark(
     """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes. Both
     stages are measured with the sizes of `batch`, whatever `align.global_batch_size` says.
 
-    Returns a record: device, versions, sizes, and per stage medians of tokens/s, TFLOP/s, MFU against the device's
-    dense peak (None where it is not known), peak memory in GB, and seconds per part.
+    Returns a record: device, versions, sizes, and per stage tokens/s, TFLOP/s, MFU against the device's dense peak
+    (None where it is not known), all from the wall time of the steps together, peak memory in GB, the seconds per part
+    of one more step, which waits for the device after each, and on CUDA the seconds of another by kernel.
     """
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor()
     peak = peak_tflops(name, recipe.parallel.precision)
     engine = build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda step: 1e-5)
@@ -58,10 +59,40 @@ def benchmark(
         "stages": {},
     }
     for stage in stages:
+        if stage == "pretrain" and recipe.parallel.compile:
+            engine.compile()
+        if world.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         source = _real(recipe, world, data, stage) if data is not None else _synthetic(recipe, world, stage)
-        measured = [_step(engine, recipe, world, source) for _ in range(warmup + steps)][warmup:]
-        record["stages"][stage] = _summary(recipe, world, measured, peak)
+        for _ in range(warmup):
+            _step(engine, recipe, world, source, synchronise=False)
+        _synchronise(world)
+        began = time.perf_counter()
+        measured = [_step(engine, recipe, world, source, synchronise=False) for _ in range(steps)]
+        _synchronise(world)
+        seconds = (time.perf_counter() - began) / steps
+        parts = _step(engine, recipe, world, source, synchronise=True).seconds
+        record["stages"][stage] = _summary(recipe, world, measured, seconds, parts, peak)
+        if world.device.type == "cuda":
+            record["stages"][stage]["kernel_seconds"] = _kernel_seconds(
+                lambda source=source: _step(engine, recipe, world, source, synchronise=False)
+            )
     return record
+
+
+def _kernel_seconds(step: Callable[[], object]) -> dict[str, float]:
+    """Seconds of a step on the device by kernel, the longest first: the twenty longest, and the rest together."""
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        step()
+        torch.cuda.synchronize()
+    events = sorted(trace.key_averages(), key=lambda event: -event.device_time_total)
+    seconds = {event.key[:100]: event.device_time_total / 1e6 for event in events[:20]}
+    return seconds | {"others": sum(event.device_time_total for event in events[20:]) / 1e6}
+
+
+def _synchronise(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -78,17 +109,25 @@ def _step(
     recipe: Recipe,
     world: World,
     source: Iterator[tuple[list[MicroBatch], WordBatch | None]],
+    synchronise: bool,
 ) -> StepTimes:
-    clock = Clock(torch.cuda.synchronize if world.device.type == "cuda" else None)
+    """``synchronise``: wait for the device after every part, so that each has its own time."""
+    clock = Clock(torch.cuda.synchronize if synchronise and world.device.type == "cuda" else None)
     with clock.part("data"):
         micro, words = next(source)
     take_step(engine, recipe, world, micro, words, clock)
     return StepTimes(clock.seconds, len(words) if words else 0, len(words.tokens) if words else 0)
 
 
-def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: float | None) -> dict[str, Any]:
-    seconds = {part: statistics.median(step.seconds[part] for step in measured) for part in PARTS}
-    total = statistics.median(sum(step.seconds.values()) for step in measured)
+def _summary(
+    recipe: Recipe,
+    world: World,
+    measured: list[StepTimes],
+    total: float,
+    parts: dict[str, float],
+    peak: float | None,
+) -> dict[str, Any]:
+    """``total``: seconds of a step; ``parts``: those of the parts of one step."""
     words = measured[0].words
     tokens = recipe.batch.global_batch_size * recipe.model.context
     flops = tokens * text_token_flops(recipe)
@@ -101,7 +140,7 @@ def _summary(recipe: Recipe, world: World, measured: list[StepTimes], peak: floa
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {
         "seconds_per_step": total,
-        "seconds": seconds,
+        "seconds": {part: parts[part] for part in PARTS},
         "tokens_per_second": tokens / total,
         "words_per_step": words,
         "tflops_per_device": rate,

@@ -61,7 +61,8 @@ def take_step(
         with clock.part("data"):
             mine = None
             if words is not None and number == 0:
-                mine = word_inputs(words, world.data_rank, world.data_ranks, world.device)
+                place = (world.data_rank, world.data_ranks, world.device)
+                mine = word_inputs(words, *place, recipe.align.include_self)
         with clock.part("forward"):
             outputs = engine(ModelInputs(text, mine, text_scale, share))
         with clock.part("backward"):

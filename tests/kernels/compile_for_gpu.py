@@ -12,12 +12,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime import JITFunction
 
-from prealign.kernels import infonce_triton, pool_triton
+from prealign.kernels import infonce_triton, pool_triton, symmetric_triton
 
 POINTERS = {
     **dict.fromkeys(("ids", "starts", "lengths", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
-    **dict.fromkeys(("tile_index", "bits", "owner"), "*i32"),
-    **dict.fromkeys(("maxima", "sums", "inverse", "scale", "products"), "*fp32"),
+    **dict.fromkeys(("order", "tile_index", "bits", "owner"), "*i32"),
+    **dict.fromkeys(("maxima", "sums", "row_sums", "column_sums", "inverse", "scale", "products"), "*fp32"),
+    **dict.fromkeys(("anchor_weight", "lse", "factor"), "*fp32"),
     **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
 TERMS = (
@@ -30,13 +31,26 @@ TERMS = (
 VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
 
 
-def build(kernel: JITFunction, dtype: str, capability: int, options: dict[str, int], constants: dict) -> dict:
-    """Compile one kernel; what it needs."""
+DESCRIPTORS = ("rows", "columns", "block", "mirrored_block")
+"""Of the symmetric kernels, where the copy engine loads and stores."""
+
+
+def build(
+    kernel: JITFunction,
+    dtype: str,
+    capability: int,
+    options: dict[str, int],
+    constants: dict,
+    types: dict[str, str] | None = None,
+) -> dict:
+    """Compile one kernel; what it needs. ``types``: of arguments that are not what their names say elsewhere."""
     signature = {}
     for name in kernel.arg_names:
         if name in constants:
             signature[name] = "constexpr"
-        elif name == "scale":
+        elif types and name in types:
+            signature[name] = types[name]
+        elif name in ("scale", "shift"):
             signature[name] = "fp32"
         else:
             signature[name] = POINTERS.get(name, f"*{dtype}" if name in VECTORS else "i32")
@@ -72,8 +86,29 @@ def spilled(ptx: str, capability: int) -> int:
     return max(int(count) for count in re.findall(r"(\d+) bytes spill stores", said))
 
 
+def build_symmetric(capability: int) -> None:
+    """The kernels over the upper triangle, with tiles for few and for many words."""
+    for words in (4096, 16384):
+        rows, columns = symmetric_triton.tile_shape(words)
+        depth = symmetric_triton._DEPTH
+        fixed = {"ROWS": rows, "COLUMNS": columns}
+        engine = capability >= 90
+        shapes = ((rows, depth), (columns, depth), (rows, columns), (columns, rows))
+        types = {
+            name: f"tensordesc<bf16{list(shape)}>" if engine else "*bf16" for name, shape in zip(DESCRIPTORS, shapes)
+        }
+        tile = fixed | {"DEPTH": depth, "TMA": engine, "WHOLE": True, "INTERPRET": False}
+        options = {"num_warps": 8, "num_stages": 3 if columns == 256 else 4}
+        for kernel in (symmetric_triton._lse_kernel, symmetric_triton._matrix_kernel):
+            print(json.dumps(build(kernel, "bf16", capability, options, tile, types)))
+        finalise = dict(symmetric_triton._FINALISE)
+        options = {"num_warps": finalise.pop("num_warps")}
+        print(json.dumps(build(symmetric_triton._finalise_kernel, "fp32", capability, options, fixed | finalise)))
+
+
 def main() -> None:
     for capability in (80, 90):
+        build_symmetric(capability)
         for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             tiles = infonce_triton.tiles_for(torch_dtype)
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, shard
+from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, planned, shard
 from prealign.kernels import chunked as chunked_module
 from prealign.kernels.pieces import make_piece
 
@@ -265,9 +265,9 @@ def test_positives_cost_the_tiles_nothing() -> None:
 def test_a_word_that_ignores_itself(impl: str, include_self: bool, device: torch.device) -> None:
     """Listed so, it is left out whatever ``include_self`` says, and no other pair changes."""
     words = torch.arange(40)
-    positives, _, weight = vars(full_relations(words // 2)).values()
+    pairs = full_relations(words // 2)
     ignored = csr(words.repeat(2), torch.cat((words, (words + 3) % 40)), 40)
-    relations = Relations(positives, ignored, weight)
+    relations = Relations(pairs.positives, ignored, pairs.anchor_weight)
     z = unit_vectors(2, 40, 24, seed=3, dtype=torch.float32).detach()
     expected = gradient("reference", z.double().requires_grad_(), relations, 0.1, include_self=include_self)
     got = gradient(impl, z.to(device).requires_grad_(), relations.to(device), 0.1, include_self=include_self)
@@ -326,10 +326,12 @@ def test_compiles_without_a_graph_break_at_any_number_of_words() -> None:
 
 @BOTH
 def test_operators_are_registered_as_torch_expects(impl: str, device: torch.device) -> None:
-    relations = random_relations(12, seed=5).to(device)
-    z = list(unit_vectors(2, 12, 8, seed=0, dtype=torch.float32).detach().to(device).requires_grad_().unbind())
+    relations = planned(random_relations(12, seed=5), include_self=False).to(device)
     parts = (*relations.positives, *relations.ignored, relations.anchor_weight)
-    torch.library.opcheck(torch.ops.prealign.infonce, (z, *parts, 0.1, False, "", 0, impl))
+    assert relations.plan is not None
+    for dtype, plan in ((torch.float32, []), (torch.bfloat16, relations.plan.tensors())):
+        z = list(unit_vectors(2, 12, 8, seed=0, dtype=dtype).detach().to(device).requires_grad_().unbind())
+        torch.library.opcheck(torch.ops.prealign.infonce, (z, *parts, plan, 0.1, False, "", 0, impl))
 
 
 def test_gradcheck() -> None:

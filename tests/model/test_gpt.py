@@ -8,7 +8,7 @@ import torch
 
 from prealign.config import Recipe, load_recipe
 from prealign.config.recipe import Model
-from prealign.model.gpt import GPT, Spans
+from prealign.model.gpt import GPT, Recomputation, Spans
 from prealign.model.initialisation import initial_value
 from prealign.model.layout import Group, Layout, document_numbers
 from prealign.objectives.joint import JointModel
@@ -20,7 +20,7 @@ VOCABULARY = 50
 def decoder(**options: Any) -> GPT:
     torch.manual_seed(0)
     config = Model(layers=3, hidden_size=16, heads=2, context=12, **options)
-    return GPT(config, VOCABULARY, checkpoint_every=None, words_after_norm=True).double()
+    return GPT(config, VOCABULARY, Recomputation(), words_after_norm=True).double()
 
 
 def rows_of(model: GPT, rows: torch.Tensor) -> torch.Tensor:
@@ -81,10 +81,9 @@ def test_documents_do_not_see_each_other() -> None:
 
 def test_checkpointing_changes_nothing(data_dir: Path) -> None:
     outcomes = []
-    for mode in ("none", "full", 2):
-        model = JointModel(
-            tiny_recipe(data_dir, parallel={"precision": "fp32", "activation_checkpointing": mode})
-        ).double()
+    for mode, words in (("none", None), ("full", None), ("none", 2)):
+        parallel = {"precision": "fp32", "activation_checkpointing": mode}
+        model = JointModel(tiny_recipe(data_dir, parallel=parallel, align={"activation_checkpointing": words})).double()
         for name, parameter in model.named_parameters():
             parameter.data.copy_(initial_value(name, parameter.shape, tiny_recipe(data_dir)))
         ids, positions = torch.arange(40) % 30, torch.arange(8).repeat(5)
