@@ -50,7 +50,8 @@ def checks(out: Path) -> list[Check]:
         return Check(name, "step", limit, command)
 
     module = [_PYTHON, "-m"]
-    kernel_tests = ["tests/kernels/test_infonce.py", "tests/kernels/test_pool.py"]
+    subjects = ("symmetric", "cross_entropy", "pool", "infonce")
+    kernel_tests = [f"tests/kernels/test_{subject}.py" for subject in subjects]
     infonce = ["--only", "triton", "chunked", "eager", "inf-cl", "--out", f"{out}/infonce.json"]
     few_words = ["--only", "triton", "chunked", "--words", "4096", "--out", f"{out}/infonce_4096.json"]
     short = ["--seconds", "0.4"]

@@ -12,13 +12,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime import JITFunction
 
-from prealign.kernels import infonce_triton, pool_triton, symmetric_triton
+from prealign.kernels import cross_entropy_triton, infonce_triton, pool_triton, symmetric_triton
 
 POINTERS = {
-    **dict.fromkeys(("ids", "starts", "lengths", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
+    **dict.fromkeys(("ids", "starts", "lengths", "targets", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
     **dict.fromkeys(("order", "tile_index", "bits", "owner"), "*i32"),
     **dict.fromkeys(("maxima", "sums", "row_sums", "column_sums", "inverse", "scale", "products"), "*fp32"),
-    **dict.fromkeys(("anchor_weight", "lse", "factor"), "*fp32"),
+    **dict.fromkeys(("anchor_weight", "lse", "factor", "losses"), "*fp32"),
     **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
 TERMS = (
@@ -28,7 +28,7 @@ TERMS = (
 )
 """All words as anchors, and the two rectangles of few anchors."""
 
-VECTORS = ("own", "columns", "matrix", "hidden", "z", "grad", "result")
+VECTORS = ("logits", "own", "columns", "matrix", "hidden", "z", "grad", "result")
 
 
 DESCRIPTORS = ("rows", "columns", "block", "mirrored_block")
@@ -55,7 +55,7 @@ def build(
         else:
             signature[name] = POINTERS.get(name, f"*{dtype}" if name in VECTORS else "i32")
     places = {name: place for place, name in enumerate(kernel.arg_names)}
-    strides = [name for name in places if name.endswith(("size", "stride")) and name not in constants]
+    strides = [name for name in places if name.endswith(("size", "stride", "vocabulary")) and name not in constants]
     aligned = [name for name in places if signature[name].startswith("*")] + strides
     source = ASTSource(
         fn=kernel,
@@ -122,6 +122,10 @@ def main() -> None:
                 print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, warps, pairs | terms)))
             options = {"num_warps": pairs["num_warps"]}
             print(json.dumps(build(infonce_triton._product_kernel, dtype, capability, options, pairs)))
+            block = dict(cross_entropy_triton.BLOCK)
+            options = {"num_warps": block.pop("num_warps")}
+            kernel = cross_entropy_triton._cross_entropy_kernel
+            print(json.dumps(build(kernel, dtype, capability, options, block | {"GRADIENT": True})))
             block = pool_triton._block(2048)
             options = {"num_warps": block["num_warps"]}
             for gather in (False, True):
