@@ -45,26 +45,29 @@ class Check:
 def checks(out: Path) -> list[Check]:
     """All checks, in order; ``limit`` in seconds."""
 
-    def step(name: str, recipe: str, *changes: str, limit: int = 80) -> Check:
-        command = [_PYTHON, "launchers/benchmark.py", "--config", recipe, "--json", f"{out}/{name}.json", *changes]
-        return Check(name, "step", limit, command)
+    python = [_PYTHON, "-m"]
+    rates = [*python, "prealign.kernels.benchmarks", "--seconds", "0.4"]
+    steps = [_PYTHON, "launchers/benchmark.py", "--accumulation", "8", "--steps", "3", "--warmup", "1"]
+    tests = [f"tests/kernels/test_{subject}.py" for subject in ("symmetric", "cross_entropy", "pool", "infonce")]
+    peers = ["chunked", "eager", "inf-cl", "cut-cross-entropy", "liger-kernel"]
 
-    module = [_PYTHON, "-m"]
-    subjects = ("symmetric", "cross_entropy", "pool", "infonce")
-    kernel_tests = [f"tests/kernels/test_{subject}.py" for subject in subjects]
-    infonce = ["--only", "triton", "chunked", "eager", "inf-cl", "--out", f"{out}/infonce.json"]
-    few_words = ["--only", "triton", "chunked", "--words", "4096", "--out", f"{out}/infonce_4096.json"]
-    short = ["--seconds", "0.4"]
+    def infonce(name: str, limit: int, *options: str) -> Check:
+        return Check(name, "kernels", limit, [*rates, "--out", f"{out}/{name}.json", *options])
+
+    def step(name: str, limit: int, recipe: str, *options: str) -> Check:
+        return Check(name, "step", limit, [*steps, "--config", recipe, "--json", f"{out}/{name}.json", *options])
+
     return [
-        Check("kernel_tests", "kernels", 120, [*module, "pytest", "-q", *kernel_tests], timed=False),
+        Check("kernel_tests", "kernels", 120, [*python, "pytest", "-q", *tests], timed=False),
         Check("run", "run", 150, [_PYTHON, __file__, "--killed-run", "--out", str(out)], timed=False),
-        Check("ceilings", "kernels", 40, [*module, "prealign.kernels.benchmarks.ceilings", f"{out}/ceilings.json"]),
-        Check("repeats", "kernels", 60, [*module, "prealign.kernels.benchmarks.repeats", f"{out}/repeats.json"]),
-        Check("infonce", "kernels", 120, [*module, "prealign.kernels.benchmarks", *infonce, *short]),
-        Check("infonce_4096", "kernels", 45, [*module, "prealign.kernels.benchmarks", *few_words, *short]),
-        step("1p3b", "real_1p3b"),
-        step("150m", "enclone_150m", limit=50),
-        step("1p3b_compiled", "real_1p3b", "--stage", "pretrain", "parallel.compile=true", limit=120),
+        Check("ceilings", "kernels", 40, [*python, "prealign.kernels.benchmarks.ceilings", f"{out}/ceilings.json"]),
+        Check("repeats", "kernels", 60, [*python, "prealign.kernels.benchmarks.repeats", f"{out}/repeats.json"]),
+        infonce("infonce", 100, "--only", "triton"),
+        infonce("infonce_4096", 60, "--only", "triton", "--words", "4096"),
+        step("1p3b", 90, "real_1p3b"),
+        step("150m", 60, "enclone_150m"),
+        step("1p3b_compiled", 120, "real_1p3b", "--stage", "pretrain", "parallel.compile=true"),
+        infonce("infonce_peers", 240, "--only", *peers),
     ]
 
 

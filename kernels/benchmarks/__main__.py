@@ -63,7 +63,7 @@ def main() -> int:
             report["rows"].append(row)
             print(_line(row), flush=True)
             _write(report, options.out)
-    if device.type == "cuda" and not options.quick:
+    if device.type == "cuda" and options.words >= 16384 and "triton" in (options.only or ["triton"]):
         options.words = MANY_WORDS
         report["rows"].append({"kind": "large", "name": "triton", **_run(options, "large", "triton")})
         print(f"\n{MANY_WORDS:,} words, groups of five\n{_HEADER}\n{_line(report['rows'][-1])}\n\ntargets")

@@ -41,6 +41,7 @@ def deepspeed_config(recipe: Recipe, row_ranks: int) -> dict[str, Any]:
         "bf16": {"enabled": recipe.parallel.precision == "bf16"},
         "zero_optimization": {"stage": recipe.parallel.zero_stage},
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a micro-batch
     }
     if recipe.parallel.tensor_parallel_size > 1:
         generated["tensor_parallel"] = autotp_config(recipe.parallel.tensor_parallel_size)

@@ -20,7 +20,7 @@ def test_list_names_every_check_with_its_limit() -> None:
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines} == {"kernels", "run", "step"}
     limits = [int(line.split("at most")[1].split()[0]) for line in lines]
-    assert all(0 < limit <= 150 for limit in limits)
+    assert all(0 < limit <= 240 for limit in limits)
 
 
 def test_without_a_card_it_says_what_it_expects(tmp_path: Path) -> None:
