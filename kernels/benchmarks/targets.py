@@ -35,7 +35,7 @@ def verdicts(report: dict[str, Any]) -> list[Verdict]:
 
     found_all: list[Verdict] = []
     ours, key = ("many", "triton"), "forward_backward_s"
-    judge("forward + backward at 550 TFLOP/s or more, three products counted", of(*ours, "tflops"), 550)
+    judge("forward + backward at 800 TFLOP/s or more, three products counted", of(*ours, "tflops"), 800)
     single = of("one", "triton", key)
     judge("3 times as fast as inf-cl looped over layers, or more", ratio(of("one", "inf-cl", key), single), 3)
     judge("as fast as chunks of the vendor's products, or faster", ratio(of("many", "chunked", key), of(*ours, key)), 1)
