@@ -45,7 +45,7 @@ class Align(Schedule):
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
     warmup: Fraction = 0.05
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of the run's text read here. Its text and word tokens are taken from the languages' budgets."""
+    """Share of the run's text read here. It is taken from the languages' budgets; word batches come beside it."""
     global_batch_size: Count | None = None
     """Sequences of text in one step of this stage over all ranks; by default those of `batch`. Fewer give more steps,
     and with them more word batches, for the same text."""

@@ -50,6 +50,16 @@ class WordBatches:
         self._row_of = _first_of_equal_spelling(lexicon, self._form)
         self._place = np.full(surfaces, -1, dtype=np.int64)  # scratch: surface -> row of the batch
 
+    def table_rows(self) -> int:
+        """Rows of a batch that held the whole table: source words that have translations, and these, capped."""
+        lexicon, most = self.lexicon, self.config.max_translations
+        begin, end = lexicon.translation_offsets[:, :, 0], lexicon.translation_offsets[:, :, 1]
+        sources = np.flatnonzero((end > begin).any(axis=1))
+        counts = np.minimum(end - begin, most).ravel()
+        inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        translations = lexicon.translations[np.repeat(begin.ravel(), counts) + inner]
+        return len(np.unique(self._row_of[np.concatenate((sources, translations)).astype(np.int64)]))
+
     def words(self, step: int) -> np.ndarray:
         """Surfaces of the batch's rows, each spelling once, groups of a source word and its translations in a row."""
         entries, translations = self._draw(step)

@@ -31,9 +31,9 @@ Bits per byte do not depend on the tokenizer.</p>
 <img src="data:image/png;base64,{{ figure }}" alt="perplexity over tokens, cosine of translations over tokens">
 <h2>Token account</h2>
 {{ account }}
-<p class="note">Word batches of the align stage are charged to their language: a run that aligns reads that much less
-text. The positions of code-switched words count as text of the language they are read in. FLOPs: 6 per parameter and
-token, attention, and the alignment loss.</p>
+<p class="note">All runs read the same text; word batches of the align stage come beside it and cost compute. The
+positions of code-switched words count as text of the language they are read in. FLOPs: 6 per parameter and token,
+attention, and the alignment loss.</p>
 </body></html>
 """
 
@@ -75,10 +75,11 @@ def _check_comparable(runs: list[Run]) -> None:
         if list(run.recipe.languages) != list(first.recipe.languages):
             raise UserError(f"{run.folder}: has other languages than {first.folder}; expected the same")
         step = run.recipe.batch.global_batch_size * run.recipe.model.context
-        if abs(run.account.tokens - first.account.tokens) > step:
+        spent, expected = run.account.text_tokens, first.account.text_tokens
+        if abs(spent - expected) > step:
             raise UserError(
-                f"{run.folder}: consumed {run.account.tokens:,} tokens, {first.folder} {first.account.tokens:,}; "
-                "expected equal numbers, to one step"
+                f"{run.folder}: read {spent:,} tokens of text, {first.folder} {expected:,}; expected equal numbers, to "
+                "one step"
             )
 
 
@@ -115,14 +116,12 @@ def _results(runs: list[Run]) -> list[list[str]]:
 
 def _account(runs: list[Run]) -> list[list[str]]:
     languages = list(runs[0].recipe.languages)
-    table = [["tokens", *(f"{name}: text + words" for name in languages), "total", "optimizer steps", "TFLOP"]]
+    names = (f"{name}: text (+ words)" for name in languages)
+    table = [["tokens", *names, "text in all", "optimizer steps", "TFLOP"]]
     for label, group in _by_label(runs).items():
         account = group[0].account
-        cells = [
-            f"{account.text[name]:,} + {account.words[name]:,} = {account.text[name] + account.words[name]:,}"
-            for name in languages
-        ]
-        table.append([label, *cells, f"{account.tokens:,}", f"{account.steps:,}", f"{group[0].flops / 1e12:.1f}"])
+        cells = [f"{account.text[name]:,} (+ {account.words[name]:,})" for name in languages]
+        table.append([label, *cells, f"{account.text_tokens:,}", f"{account.steps:,}", f"{group[0].flops / 1e12:.1f}"])
     return table
 
 

@@ -63,7 +63,7 @@ class Numbers:
     chance: list[str]
     """What the scale cannot show, in sentences."""
     unequal: list[str]
-    """Rows whose tokens differ from those of the most, in sentences."""
+    """Rows whose text differs from those of the most, in sentences."""
 
 
 def numbers_of(plan: Plan, suite: Suite) -> Numbers:
@@ -186,7 +186,7 @@ def _at_chance(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell]
 
 
 def _unequal(results: dict[str, list[Result]]) -> Iterator[str]:
-    """Rows beside the most common number of tokens, to one step, in all and per language."""
+    """Rows beside the most common number of tokens of text, to one step, per language."""
     accounts = [(label, result) for label, found in results.items() for result in found[:1]]
     if not accounts:
         return
@@ -204,5 +204,4 @@ def _unequal(results: dict[str, list[Result]]) -> Iterator[str]:
 
 
 def _by_language(result: Result) -> dict[str, int]:
-    account = result["account"]
-    return {name: account["text"][name] + account["words"][name] for name in account["text"]}
+    return dict(result["account"]["text"])

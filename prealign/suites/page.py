@@ -47,8 +47,8 @@ parentheses the paper's value. {{ suite.better }}</p>
 pooled over both rows.</p><div class="wide">{{ suite.orders | safe }}</div>{% endif %}
 {% if suite.figure %}<img src="data:image/png;base64,{{ suite.figure }}" alt="{{ suite.title }}">{% endif %}
 {% if suite.account %}<h3>Tokens and operations</h3><div class="wide">{{ suite.account | safe }}</div>
-<p class="note">Word batches of the align stage are charged to their language. A run that starts from an align stage
-which others share is charged as if it had trained it itself.</p>
+<p class="note">All runs read the same text of a language; word batches of the align stage come beside it and cost
+compute. A run that starts from an align stage which others share is charged as if it had trained it itself.</p>
 {% for line in suite.unequal %}<p class="note">{{ line }}</p>{% endfor %}{% endif %}
 <h3>What differs from the paper</h3>
 <div class="wide">{{ suite.differences | safe }}</div>
@@ -175,16 +175,15 @@ def _account(numbers: Numbers) -> Table:
             name for found in numbers.results.values() for result in found for name in result["account"]["text"]
         )
     )
-    table = [
-        ["run", *(f"{name}: text + words" for name in languages), "total", "steps (aligning)", "TFLOP", "tokens/s"]
-    ]
+    names = (f"{name}: text (+ words)" for name in languages)
+    table = [["run", *names, "text in all", "steps (aligning)", "TFLOP", "tokens/s"]]
     for label, found in numbers.results.items():
         for result in found:
             account = result["account"]
             spent = [_spent(account, name) for name in languages]
             steps = f"{account['steps']:,} ({account['align_steps']:,})"
             speed = f"{result['speed']:,.0f}" if result["speed"] else "–"
-            total = [f"{account['tokens']:,}", steps, f"{account['flops'] / 1e12:,.1f}", speed]
+            total = [f"{sum(account['text'].values()):,}", steps, f"{account['flops'] / 1e12:,.1f}", speed]
             table.append([f"{label}, seed {result['seed']}", *spent, *total])
     return table
 
@@ -193,7 +192,7 @@ def _spent(account: Result, name: str) -> str:
     if name not in account["text"]:
         return "–"
     text, words = account["text"][name], account["words"][name]
-    return f"{text:,} + {words:,} = {text + words:,}"
+    return f"{text:,} (+ {words:,})"
 
 
 def _differences(recipe: Recipe) -> Table:

@@ -1,5 +1,6 @@
 """Everything that can be checked about a run before it starts, and its plan in numbers."""
 
+import math
 import os
 from collections.abc import Callable
 
@@ -7,9 +8,11 @@ from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import row_ranks
 from prealign.errors import UserError
-from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan, stretches_of
+from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
+from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
 from prealign.training.run import pretrain_start, word_tokens
 from prealign.training.space import check_space
+from prealign.training.stage import word_batches
 
 
 def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], None]) -> None:
@@ -26,6 +29,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
         plan = align_plan(recipe)
         consumed = Account(plan.text_tokens(recipe), word_tokens(recipe, data, plan.steps), plan.steps)
         _say_plan(recipe, data, plan, consumed.words, say)
+        _say_coverage(recipe, data, plan, consumed.words, say)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
         say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
@@ -59,6 +63,26 @@ def _say_plan(
         total = sum(stretch.counts)
         shares = [f"{name} {100 * n / total:.4g} % ({n:,})" for name, n in zip(recipe.sources, stretch.counts) if n]
         say(f"  steps {stretch.first_step:,} to {stretch.end_step:,}, {total:,} samples: {', '.join(shares)}")
+
+
+def _say_coverage(
+    recipe: Recipe, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
+) -> None:
+    """How often the stage draws a word of the table, and what its word batches cost beside the text of the run."""
+    per_step, rows = recipe.align.words_per_step, word_batches(recipe, data).table_rows()
+    coverage = min(per_step, rows) * plan.steps / max(rows, 1)
+    text = sum(tokens or 0 for tokens in budgets(recipe)) or (recipe.mixture.tokens or 0)
+    extra = sum(words.values()) * word_token_flops(recipe) + plan.steps * infonce_flops(recipe, min(per_step, rows))
+    say(
+        f"  words: {rows:,} in the table, {min(per_step, rows):,} a step, each drawn {coverage:.2f} times on average; "
+        f"{100 * extra / (text * text_token_flops(recipe)):.2g} % more FLOPs than the run's text alone"
+    )
+    if coverage < 1:
+        say(
+            f"  warning: words are drawn {coverage:.2f} times on average, too seldom to be aligned (3 are enough); "
+            f"raise align.words_per_step to {min(rows, math.ceil(3 * rows / plan.steps)):,}, or lower "
+            f"align.global_batch_size, which gives more steps"
+        )
 
 
 def _check_writable(recipe: Recipe) -> None:

@@ -1,4 +1,5 @@
-"""How many steps and samples each stage has: every language's tokens, word batches included, add up to its budget."""
+"""How many steps and samples each stage has: every language's text adds up to its budget, whatever the stages. Word
+batches are counted beside it."""
 
 from dataclasses import dataclass
 
@@ -22,6 +23,11 @@ class Account:
     text: dict[str, int]
     words: dict[str, int]
     steps: int = 0
+
+    @property
+    def text_tokens(self) -> int:
+        """Positions of text, which runs are compared at."""
+        return sum(self.text.values())
 
     @property
     def tokens(self) -> int:
@@ -67,7 +73,7 @@ class StagePlan:
 
 
 def align_plan(recipe: Recipe) -> StagePlan:
-    """The align stage: `align.fraction` of the text that the budget gives without it, in whole steps.
+    """The align stage: `align.fraction` of the run's text, in whole steps.
 
     Its text comes from the languages that have no range of steps, in proportion to their budgets or, where weights
     change, as the first steps of the pretrain stage have it.
@@ -96,7 +102,7 @@ def align_plan(recipe: Recipe) -> StagePlan:
 
 
 def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
-    """The pretrain stage: what ``consumed`` (the align stage) has left of the budgets, in whole windows.
+    """The pretrain stage: the text that ``consumed`` (the align stage) has left of the budgets, in whole windows.
 
     What does not fill a last step is taken off the language with the most text, so the others are exact to one window.
     Where weights change, it is the run's total that is exact to one step.
@@ -104,16 +110,15 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
     batch, context = recipe.batch.global_batch_size, recipe.model.context
     windows: list[int | None] = []
     for name, tokens in zip(recipe.sources, budgets(recipe)):
-        spent = consumed.text[name] + consumed.words[name] if name in recipe.languages else 0
+        spent = consumed.text[name] if name in recipe.languages else 0
         if tokens is not None and spent > tokens:
             raise UserError(
-                f"languages.{name}.tokens: found {tokens}; the align stage alone consumes {spent} "
-                f"({consumed.words[name]} of them in word batches); lower align.fraction or align.words_per_step, or "
-                f"raise align.global_batch_size or the budget"
+                f"languages.{name}.tokens: found {tokens}; the align stage alone reads {spent}; lower align.fraction "
+                f"or raise the budget"
             )
         windows.append(None if tokens is None else (tokens - spent) // context)
     if None in windows:
-        steps = _whole_steps(recipe, max(0, (recipe.mixture.tokens or 0) - consumed.tokens) // context)
+        steps = _whole_steps(recipe, max(0, (recipe.mixture.tokens or 0) - consumed.text_tokens) // context)
     else:
         known = [count or 0 for count in windows]
         steps = _whole_steps(recipe, sum(known))

@@ -41,7 +41,6 @@ _MAY_CHANGE = {
 }
 """Recipe sections, and keys in them, that do not bear on what is learned; a run goes on when they differ from its first
 start."""
-_COUNTED_STEPS = 8
 
 
 def run_stages(
@@ -67,7 +66,8 @@ def run_stages(
     for stage in stages:
         recipe.at_stage(stage, world.row_ranks).accumulation(world.row_ranks)
     if only is None and recipe.stages == ["align", "pretrain"] and finished_account(recipe).steps == 0:
-        world.on_first(lambda: _refuse_early(recipe, data))
+        aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
+        pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
     world.on_first(lambda: _claim(recipe, folder))
     check_writable(folder, world.rank)
     log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
@@ -92,25 +92,9 @@ def run_stages(
             log.close()
     if world.is_first:
         account = finished_account(recipe)
-        say(f"finished: {folder} ({account.tokens:,} tokens in {account.steps} steps)")
-
-
-def _refuse_early(recipe: Recipe, data: PreparedData) -> None:
-    """Plan the pretrain stage with what the align stage will consume, so that budgets which it would exceed and ranges
-    of steps which no pretrain stage has are refused before it and not after it. Raises `UserError`.
-
-    Where half as much again as the first steps suggest would still fit, the word batches of all steps, of which each
-    takes a tenth of a second at the paper's size, are not counted.
-    """
-    plan = align_plan(recipe)
-    text, counted = plan.text_tokens(recipe), min(plan.steps, _COUNTED_STEPS)
-    enough = {
-        name: 3 * count * plan.steps // (2 * counted) for name, count in word_tokens(recipe, data, counted).items()
-    }
-    try:
-        pretrain_plan(recipe, Account(text, enough, plan.steps))
-    except UserError:
-        pretrain_plan(recipe, Account(text, word_tokens(recipe, data, plan.steps), plan.steps))
+        words = account.tokens - account.text_tokens
+        beside = f" and {words:,} of word batches" if words else ""
+        say(f"finished: {folder} ({account.text_tokens:,} tokens of text{beside} in {account.steps} steps)")
 
 
 def word_tokens(recipe: Recipe, data: PreparedData, steps: int) -> dict[str, int]:

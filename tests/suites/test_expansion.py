@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign.config import Recipe, load_recipe
+from prealign.config import load_recipe
 from prealign.errors import UserError
 from prealign.suites.expansion import Plan, expand
 from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names
@@ -75,14 +75,16 @@ def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
             assert each is None or load_recipe(each.config, each.overrides) == each.recipe
         consumed = Account.empty(training.recipe)
         if training.after is not None:
-            consumed = align_account(training.after.recipe)
+            plan_before = align_plan(training.after.recipe)
+            words = dict.fromkeys(training.recipe.languages, 0)
+            consumed = Account(plan_before.text_tokens(training.after.recipe), words, plan_before.steps)
         planned = pretrain_plan(training.recipe, consumed)
         text = planned.text_tokens(training.recipe)
         if training.recipe.facts is not None:
             facts = training.recipe.facts
             assert facts.steps(facts.periods - 1)[1] <= planned.steps
         step = training.recipe.batch.global_batch_size * training.recipe.model.context
-        total = {key: text[key] + consumed.text[key] + consumed.words[key] for key in text}
+        total = {key: text[key] + consumed.text[key] for key in text}
         assert abs(sum(total.values()) - training.tokens - (training.after.tokens if training.after else 0)) <= step
         if not measurement.variant.endswith("_target"):
             spent.setdefault(training.config, []).append(total)
@@ -90,19 +92,6 @@ def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
             for language, tokens in total.items():
                 first = spent[training.config][0][language]
                 assert abs(tokens - first) <= (step if language == "en" else context), (measurement.name, language)
-
-
-def align_account(recipe: Recipe) -> Account:
-    """What an align stage consumes, with word batches of their full size, half of it English."""
-    plan = align_plan(recipe)
-    words = dict.fromkeys(recipe.languages, 0)
-    rows = plan.steps * recipe.align.words_per_step
-    for language in recipe.targets:
-        words[language] = rows // 2 // len(recipe.targets)
-    words[recipe.source_language] = rows // 2
-    budget = {name: language.tokens or 0 for name, language in recipe.languages.items()}
-    text = plan.text_tokens(recipe)
-    return Account(text, {name: min(words[name], budget[name] - text[name]) for name in words}, plan.steps)
 
 
 def test_what_does_not_align_keeps_its_name_under_other_align_settings() -> None:

@@ -1,4 +1,4 @@
-"""The token account: every language gets its budget, whatever the stages; schedules."""
+"""The token account: every language's text is its budget, whatever the stages and word batches; schedules."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def test_joint_training_spends_the_budget(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(0, 0), (1000, 1000), (333, 1234)])
-def test_aligning_is_charged_to_each_language(data_dir: Path, words: tuple[int, int]) -> None:
+def test_every_method_reads_the_same_text(data_dir: Path, words: tuple[int, int]) -> None:
     recipe = tiny_recipe(data_dir)
     aligned = align_plan(recipe)
     consumed = Account(aligned.text_tokens(recipe), dict(zip(recipe.languages, words)), aligned.steps)
@@ -31,7 +31,7 @@ def test_aligning_is_charged_to_each_language(data_dir: Path, words: tuple[int, 
         plan.mixture.phases[0].consumed == aligned.mixture.counts
     )  # the text goes on where the align stage stopped reading
     for name, spent in plan.text_tokens(recipe).items():
-        left = recipe.languages[name].tokens - consumed.text[name] - consumed.words[name] - spent
+        left = recipe.languages[name].tokens - consumed.text[name] - spent
         step = recipe.batch.global_batch_size * recipe.model.context if name == "en" else recipe.model.context
         assert 0 <= left < step
     assert sum(plan.mixture.counts) == plan.steps * recipe.batch.global_batch_size
@@ -103,8 +103,8 @@ def test_phases_of_weights(data_dir: Path) -> None:
     assert shares(recipe) == [(0, 50, (800, 0)), (50, 75, (200, 200)), (75, 100, (0, 400))]
     assert align_plan(recipe).mixture.counts == (160, 0)
     consumed = Account({"en": 5120, "clone": 0}, {"en": 600, "clone": 400}, 10)
-    plan = pretrain_plan(recipe, consumed)  # 51,200 - 6,120 tokens are 88 steps and a bit
-    assert stretches_of(plan)[-1] == Stretch(75, 88, (0, 208))
+    plan = pretrain_plan(recipe, consumed)  # 51,200 - 5,120 tokens are 90 steps
+    assert stretches_of(plan)[-1] == Stretch(75, 90, (0, 240))
     assert plan.mixture.phases[0].consumed == (160, 0)
     assert plan.mixture.phases[2].consumed == (160 + 800 + 200, 200)
     too_late = of(
@@ -144,8 +144,8 @@ def test_the_account_at_a_step_counts_the_samples_before_it(data_dir: Path, step
 
 def test_impossible_budgets(data_dir: Path) -> None:
     recipe = tiny_recipe(data_dir)
-    with pytest.raises(UserError, match=r"languages\.clone\.tokens: found 10240; the align stage alone consumes 10241"):
-        pretrain_plan(recipe, Account({"en": 0, "clone": 0}, {"en": 0, "clone": 10_241}, 1))
+    with pytest.raises(UserError, match=r"languages\.clone\.tokens: found 10240; the align stage alone reads 10241"):
+        pretrain_plan(recipe, Account({"en": 0, "clone": 10_241}, {"en": 0, "clone": 0}, 1))
     small = recipe.languages["en"].model_dump() | {"tokens": 100}
     with pytest.raises(UserError, match="at least one step"):
         align_plan(tiny_recipe(data_dir, languages={"en": small}))

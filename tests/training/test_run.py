@@ -1,25 +1,53 @@
-"""What a run refuses before it trains."""
+"""What a run says before it trains: of budgets, and of words that are drawn too seldom."""
 
 from pathlib import Path
 
 import pytest
 
 from prealign.corpus.prepared import open_data
+from prealign.training.check import check
 from prealign.training.plan import align_plan
 from prealign.training.run import word_tokens
+from prealign.training.stage import word_batches
 from tests.conftest import tiny_recipe
 from tests.processes import finish, start, train_arguments
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "frequency"])
-def test_word_batches_beyond_a_budget_are_refused_before_the_align_stage(
-    data_dir: Path, tmp_path: Path, sampling: str
-) -> None:
+def test_word_batches_beyond_a_budget_take_nothing_from_it(data_dir: Path, tmp_path: Path, sampling: str) -> None:
+    """More tokens of words than the clone has of text: they are no text."""
     recipe = tiny_recipe(data_dir, align={"words_per_step": 1200, "sampling": sampling})
-    data = open_data(recipe)
     steps = align_plan(recipe).steps
-    assert word_tokens(recipe, data, steps)["clone"] > 10_240
-    code, _, err = finish(start(train_arguments(recipe, tmp_path / "run"), 2))
-    assert code == 2
-    assert err.count("error: languages.clone.tokens: found 10240; the align stage alone consumes ") == 1
-    assert not (tmp_path / "run").exists()  # so another number of words can be tried in the same folder
+    assert word_tokens(recipe, open_data(recipe), steps)["clone"] > 10_240
+    code, out, err = finish(start(train_arguments(recipe, tmp_path / "run"), 2))
+    assert code == 0, err
+    assert "(51,200 tokens of text and " in out
+
+
+def lines_of(data_dir: Path, tmp_path: Path, words_per_step: int) -> list[str]:
+    recipe = tiny_recipe(data_dir, align={"words_per_step": words_per_step}, run_dir=str(tmp_path / "run"))
+    said: list[str] = []
+    check(recipe, open_data(recipe), 1, said.append)
+    return said
+
+
+def test_the_check_says_how_often_words_are_drawn(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(data_dir)
+    rows = word_batches(recipe, open_data(recipe)).table_rows()
+    said = lines_of(data_dir, tmp_path, rows)
+    (line,) = [line for line in said if line.startswith("  words: ")]
+    assert f"{rows:,} in the table, {rows:,} a step, each drawn 10.00 times on average" in line
+    assert "more FLOPs than the run's text alone" in line
+    assert not any("warning" in line for line in said)
+
+
+def test_the_check_warns_of_words_that_cannot_be_aligned(data_dir: Path, tmp_path: Path) -> None:
+    (line,) = [line for line in lines_of(data_dir, tmp_path, 16) if "warning" in line]
+    assert "raise align.words_per_step to " in line
+    assert "align.global_batch_size" in line
+
+
+def test_rows_of_the_table_are_those_of_a_batch_that_holds_it_all(data_dir: Path) -> None:
+    recipe = tiny_recipe(data_dir, align={"words_per_step": 10**6})
+    batches = word_batches(recipe, open_data(recipe))
+    assert len(batches.words(0)) == batches.table_rows()
