@@ -27,6 +27,9 @@ from prealign.training.signals import ignore_signals
 from prealign.training.space import check_space, has_room
 from prealign.training.step import Clock, take_step
 
+ALIGNED_COSINE = 0.9
+"""Of the input embedding's translations, by which a stage counts as having aligned them."""
+
 Evaluate = Callable[[torch.nn.Module, str, int], dict[str, Any]]
 """Measures a model after so many steps of a stage; all ranks call it, and it returns the same numbers on each."""
 
@@ -125,6 +128,9 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
             context.log.write(row)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
             display.say(f"{stage} {step}: {shown}")
+            if stage == "align" and step == plan.steps:
+                for line in alignment_lines(results):
+                    display.say(line)
         evaluated = step
 
     def checkpoint() -> None:
@@ -220,6 +226,25 @@ def word_batches(recipe: Recipe, data: PreparedData) -> WordBatches:
             "language"
         )
     return WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
+
+
+def alignment_lines(results: dict[str, Any]) -> list[str]:
+    """Whether the align stage aligned, of an evaluation's probe: the cosine of translations and of other pairs, and a
+    warning where the input embedding is not aligned."""
+    pairs, others = results.get("probe_cosine_layers"), results.get("probe_random_cosine_layers")
+    if not pairs:
+        return []
+    middle = len(pairs) // 2
+    named = {"input embedding": 0, f"block {middle}": middle, "last layer": len(pairs) - 1}
+    cosines = ", ".join(f"{name} {pairs[layer]:.2f} ({others[layer]:.2f})" for name, layer in named.items())
+    lines = [f"align: cosine of translations (of other pairs): {cosines}"]
+    if pairs[0] < ALIGNED_COSINE:
+        lines.append(
+            f"warning: the input embedding's cosine of translations is {pairs[0]:.2f}; expected {ALIGNED_COSINE} or "
+            f"more after an align stage; raise align.words_per_step (launchers/pretrain.py --check says how often it "
+            f"draws a word), or align.weight"
+        )
+    return lines
 
 
 def _note(row: dict[str, Any]) -> str:
