@@ -31,6 +31,9 @@ def text_files(text: Text, key: str) -> list[Path]:
     """The files of a local text source, sorted; ``key`` names the recipe's key in errors."""
     paths: set[str] = set()
     for pattern in text.files:
+        if Path(pattern).is_file():  # a name, whatever characters it has
+            paths.add(pattern)
+            continue
         found = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]  # noqa: PTH207
         if not found:
             raise UserError(f"{key}.files: no file matches '{pattern}' (working directory {Path.cwd()}); mend the path")
@@ -99,7 +102,8 @@ def _sources(text: Text, key: str, decoder: _Decoder) -> Iterator[tuple[str, Ite
         return
     for path in text_files(text, key):
         builder = _builder(path, text, key)
-        options: dict[str, Any] = {"data_files": [str(path)], "split": "train"}
+        # datasets takes names for patterns
+        options: dict[str, Any] = {"data_files": [glob.escape(str(path))], "split": "train"}
         if builder == "text":
             options |= {"sample_by": _SAMPLE_BY[text.documents], "encoding_errors": decoder.handler}
         yield str(path), _rows(builder, str(path), options, text, key, decoder)

@@ -62,6 +62,23 @@ def test_globs_are_read_in_sorted_order(tmp_path: Path) -> None:
     assert read(tmp_path / "*.txt")[0] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "txt", "parquet"])
+def test_names_are_not_patterns(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "[x] y"
+    folder.mkdir()
+    names = sorted(["a1", "a[1]", "a[!1]", "a?", "a*", "wiki[en]", "{a,b}"])
+    for name in names:
+        path = folder / f"{name}.{suffix}"
+        if suffix == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"text": [name]}), path)
+        else:
+            path.write_text(json.dumps({"text": name}) if suffix == "jsonl" else name)
+        assert read(path)[0] == [name]
+    for name in names:
+        assert read(folder / f"{name}.{suffix}")[0] == [name]
+    assert read(tmp_path / f"[[]x] y/*.{suffix}")[0] == names
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "txt"])
 def test_invalid_utf8_is_replaced_and_counted_or_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
