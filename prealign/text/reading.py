@@ -10,6 +10,7 @@ from typing import Any
 
 from prealign.config.texts import Text
 from prealign.errors import UserError
+from prealign.text.encoding import refuse_file_of_other_encoding
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text", ".text": "text"}
 _COMPRESSED = {".gz", ".xz", ".zst", ".bz2"}
@@ -51,10 +52,12 @@ def read_documents(text: Text, key: str, invalid_utf8: str, counts: ReadCounts) 
     for name, rows in _sources(text, key, decoder):
         counts.files.append(name)
         decoder.source = name
-        for raw in rows:
+        for number, raw in enumerate(rows):
             if text.max_documents is not None and counts.documents >= text.max_documents:
                 return
             document = decoder.decode(raw)
+            if number == 0:
+                document = document.removeprefix("\ufeff")  # the byte order mark of the file
             if document.strip():
                 counts.documents += 1
                 yield document
@@ -102,6 +105,8 @@ def _sources(text: Text, key: str, decoder: _Decoder) -> Iterator[tuple[str, Ite
         return
     for path in text_files(text, key):
         builder = _builder(path, text, key)
+        if builder != "parquet":
+            refuse_file_of_other_encoding(path)
         # datasets takes names for patterns
         options: dict[str, Any] = {"data_files": [glob.escape(str(path))], "split": "train"}
         if builder == "text":

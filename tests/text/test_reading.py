@@ -99,6 +99,26 @@ def test_a_real_replacement_character_is_not_counted(tmp_path: Path) -> None:
     assert counts.invalid_utf8 == 0
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be", "utf-32-be"])
+@pytest.mark.parametrize("suffix", ["jsonl", "txt", "txt.gz", "jsonl.xz"])
+def test_other_encodings_are_refused(tmp_path: Path, suffix: str, encoding: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    content = json.dumps({"text": "abc"}) if "jsonl" in suffix else "abc"
+    raw = ((chr(0xFEFF) if encoding.endswith("be") else "") + content).encode(encoding)
+    path.write_bytes(gzip.compress(raw) if suffix.endswith("gz") else lzma.compress(raw) if "xz" in suffix else raw)
+    for invalid in ("replace", "refuse"):
+        with pytest.raises(UserError, match=rf"a\.{suffix}: found {encoding[:6].upper()} text"):
+            read(path, invalid=invalid)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "txt"])
+@pytest.mark.parametrize("documents", ["blank_line", "line", "file"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, suffix: str, documents: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(json.dumps({"text": "größer"}) if suffix == "jsonl" else "größer", encoding="utf-8-sig")
+    assert read(path, documents=documents)[0] == ["größer"]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "txt"])
 def test_ten_megabytes_in_one_line(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
