@@ -12,7 +12,8 @@ class Text(Section):
     """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
 
     files: list[str] = []
-    """Paths or glob patterns, read in sorted order; relative to the working directory."""
+    """Paths or glob patterns, read in sorted order; relative to the working directory. The name of an existing file is
+    not a pattern."""
     hub: str | None = None
     """Dataset id on the hub, streamed; `hub_name`, `hub_split` and `hub_revision` go to `datasets.load_dataset`."""
     hub_name: str | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from prealign.config.texts import Text
 from prealign.errors import UserError
+from prealign.text.encoding import refuse_file_of_other_encoding
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text", ".text": "text"}
 _COMPRESSED = {".gz", ".xz", ".zst", ".bz2"}
@@ -31,6 +32,9 @@ def text_files(text: Text, key: str) -> list[Path]:
     """The files of a local text source, sorted; ``key`` names the recipe's key in errors."""
     paths: set[str] = set()
     for pattern in text.files:
+        if Path(pattern).is_file():  # a name, whatever characters it has
+            paths.add(pattern)
+            continue
         found = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]  # noqa: PTH207
         if not found:
             raise UserError(f"{key}.files: no file matches '{pattern}' (working directory {Path.cwd()}); mend the path")
@@ -48,10 +52,12 @@ def read_documents(text: Text, key: str, invalid_utf8: str, counts: ReadCounts) 
     for name, rows in _sources(text, key, decoder):
         counts.files.append(name)
         decoder.source = name
-        for raw in rows:
+        for number, raw in enumerate(rows):
             if text.max_documents is not None and counts.documents >= text.max_documents:
                 return
             document = decoder.decode(raw)
+            if number == 0:
+                document = document.removeprefix("\ufeff")  # the byte order mark of the file
             if document.strip():
                 counts.documents += 1
                 yield document
@@ -99,7 +105,10 @@ def _sources(text: Text, key: str, decoder: _Decoder) -> Iterator[tuple[str, Ite
         return
     for path in text_files(text, key):
         builder = _builder(path, text, key)
-        options: dict[str, Any] = {"data_files": [str(path)], "split": "train"}
+        if builder != "parquet":
+            refuse_file_of_other_encoding(path)
+        # datasets takes names for patterns
+        options: dict[str, Any] = {"data_files": [glob.escape(str(path))], "split": "train"}
         if builder == "text":
             options |= {"sample_by": _SAMPLE_BY[text.documents], "encoding_errors": decoder.handler}
         yield str(path), _rows(builder, str(path), options, text, key, decoder)

@@ -38,19 +38,44 @@ class Tokenizer:
         self.pattern = pattern
         self.end_of_document = len(ranks)
         self.vocab_size = len(ranks) + 1
-        self._encoding = tiktoken.Encoding("prealign", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        try:
+            self._encoding = tiktoken.Encoding("prealign", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"data.tokenizer.pattern: found {pattern!r}, which is not a regular expression ({reason}); mend it"
+            ) from None
         self.token_lengths = np.zeros(self.vocab_size, dtype=np.int32)
         """Bytes of text per token id; end-of-document has none."""
         for token, rank in ranks.items():
             self.token_lengths[rank] = len(token)
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids (uint32) of a text of any length and content; no special tokens are recognised in it."""
+        """Token ids (uint32) of a text of any length and content; no special tokens are recognised in it.
+
+        Raises `UserError` when the pattern does not match all of the text: tiktoken drops what is between matches.
+        """
         if len(text) < LONGEST_WHITESPACE:
-            return self._ordinary(text)
-        cuts = [0, *(match.end() for match in _WHITESPACE_RUN.finditer(text)), len(text)]
-        pieces = [text[a:b] for a, b in pairwise(cuts) if a < b]
-        return np.concatenate([self._ordinary(piece) for piece in pieces])
+            ids = self._ordinary(text)
+        else:
+            cuts = [0, *(match.end() for match in _WHITESPACE_RUN.finditer(text)), len(text)]
+            pieces = [text[a:b] for a, b in pairwise(cuts) if a < b]
+            ids = np.concatenate([self._ordinary(piece) for piece in pieces])
+        encoded = text.encode("utf-8", "surrogatepass")
+        if int(self.token_lengths.take(ids).sum(dtype=np.int64)) != len(encoded):
+            raise self._lost_text(encoded, ids)
+        return ids
+
+    def _lost_text(self, encoded: bytes, ids: np.ndarray) -> UserError:
+        """The error for a text (UTF-8) of which ``ids`` leave out a part."""
+        kept = b"".join(map(self.token_bytes, ids.tolist()))
+        same = next((i for i, (a, b) in enumerate(zip(kept, encoded)) if a != b), min(len(kept), len(encoded)))
+        same = len(encoded[:same].decode("utf-8", "ignore").encode())  # to the start of a character
+        lost, before = encoded[same:].decode("utf-8", "replace")[:20], encoded[:same].decode("utf-8", "replace")[-20:]
+        return UserError(
+            f"data.tokenizer.pattern: found {self.pattern!r}, which does not match all of the text (first lost at "
+            f"{lost!r}, after {before!r}); expected every character to be matched; add what is left out, as '|.|\\s'"
+        )
 
     def _ordinary(self, text: str) -> np.ndarray:
         # a list first: tiktoken's encode_to_numpy looks for special tokens and takes half as long again; an array takes

@@ -62,6 +62,23 @@ def test_globs_are_read_in_sorted_order(tmp_path: Path) -> None:
     assert read(tmp_path / "*.txt")[0] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "txt", "parquet"])
+def test_names_are_not_patterns(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "[x] y"
+    folder.mkdir()
+    names = sorted(["a1", "a[1]", "a[!1]", "a?", "a*", "wiki[en]", "{a,b}"])
+    for name in names:
+        path = folder / f"{name}.{suffix}"
+        if suffix == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"text": [name]}), path)
+        else:
+            path.write_text(json.dumps({"text": name}) if suffix == "jsonl" else name)
+        assert read(path)[0] == [name]
+    for name in names:
+        assert read(folder / f"{name}.{suffix}")[0] == [name]
+    assert read(tmp_path / f"[[]x] y/*.{suffix}")[0] == names
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "txt"])
 def test_invalid_utf8_is_replaced_and_counted_or_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -80,6 +97,26 @@ def test_a_real_replacement_character_is_not_counted(tmp_path: Path) -> None:
     documents, counts = read(path, invalid="refuse")
     assert documents == ["has \ufffd in it"]
     assert counts.invalid_utf8 == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be", "utf-32-be"])
+@pytest.mark.parametrize("suffix", ["jsonl", "txt", "txt.gz", "jsonl.xz"])
+def test_other_encodings_are_refused(tmp_path: Path, suffix: str, encoding: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    content = json.dumps({"text": "abc"}) if "jsonl" in suffix else "abc"
+    raw = ((chr(0xFEFF) if encoding.endswith("be") else "") + content).encode(encoding)
+    path.write_bytes(gzip.compress(raw) if suffix.endswith("gz") else lzma.compress(raw) if "xz" in suffix else raw)
+    for invalid in ("replace", "refuse"):
+        with pytest.raises(UserError, match=rf"a\.{suffix}: found {encoding[:6].upper()} text"):
+            read(path, invalid=invalid)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "txt"])
+@pytest.mark.parametrize("documents", ["blank_line", "line", "file"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, suffix: str, documents: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(json.dumps({"text": "größer"}) if suffix == "jsonl" else "größer", encoding="utf-8-sig")
+    assert read(path, documents=documents)[0] == ["größer"]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "txt"])

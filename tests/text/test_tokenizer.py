@@ -97,3 +97,27 @@ def test_bad_ranks(tmp_path: Path, content: str, message: str) -> None:
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_ranks(path)
+
+
+@given(st.text(alphabet="ab1 ü", max_size=40), st.sampled_from(",.\n\u0928\u093f\U0001f600"), st.integers(0, 40))
+@settings(max_examples=100, deadline=None)
+def test_text_is_encoded_whole_or_refused(words: str, other: str, place: int) -> None:
+    partial = Tokenizer({bytes([byte]): byte for byte in range(256)}, r"\p{L}+|\p{N}+| ")
+    assert partial.decode(partial.encode(words)) == words
+    if other.isalpha():
+        return
+    with pytest.raises(UserError, match=r"data\.tokenizer\.pattern.*first lost"):
+        partial.encode(words[:place] + other + words[place:])
+
+
+def test_the_first_lost_characters_are_named() -> None:
+    partial = Tokenizer({bytes([byte]): byte for byte in range(256)}, r" ?\p{L}+| ?\p{N}+")
+    with pytest.raises(UserError, match=r"data\.tokenizer\.pattern.*first lost at '\. Thorpe', after 'Mr'"):
+        partial.encode("Mr. Thorpe")
+    with pytest.raises(UserError, match=r"first lost at '\U0001f600b', after '\u00fc'"):
+        partial.encode("\u00fc\U0001f600b")
+
+
+def test_an_invalid_pattern_names_its_key() -> None:
+    with pytest.raises(UserError, match=r"^data\.tokenizer\.pattern: found '\['.*$"):
+        Tokenizer({bytes([byte]): byte for byte in range(256)}, "[")

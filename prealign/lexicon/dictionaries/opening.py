@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from prealign.errors import UserError
+from prealign.text.encoding import refuse_other_encodings
 
 _OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 COMPRESSED = frozenset(_OPENERS)
@@ -33,13 +34,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, line) of a UTF-8 file, without line ends; a byte order mark is skipped."""
     with open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
-            yield number, decode(raw.rstrip(b"\r\n"), f"{path}, line {number}").removeprefix("\ufeff")
+            yield number, decode(raw.rstrip(b"\r\n"), f"{path}, line {number}")
 
 
 def decode(raw: bytes, where: str) -> str:
-    """UTF-8 bytes as text; ``where`` names the place in the error."""
+    """UTF-8 bytes as text, without a byte order mark; ``where`` names the place in the error."""
+    refuse_other_encodings(raw, where)
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = raw[error.start : error.end]
         raise UserError(f"{where}: found bytes {found!r} that are not UTF-8; expected UTF-8 text") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries.opening import open_bytes
+from prealign.text.encoding import refuse_other_encodings
 
 
 def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> Iterator[tuple[str, str, str, int]]:
@@ -17,6 +18,8 @@ def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> It
     """
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
+            if number == 1:
+                refuse_other_encodings(line, str(path))
             if b'"translations"' not in line:
                 continue
             try:
