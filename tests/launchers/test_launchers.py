@@ -167,7 +167,9 @@ def test_benchmark_writes_a_record(config: str, tmp_path: Path) -> None:
             numbers = measured["stages"][stage]
             assert numbers["mfu"] is None
             assert numbers["tokens_per_second"] > 0
-            assert sum(numbers["seconds"].values()) == pytest.approx(numbers["seconds_per_step"], rel=0.3)
+            tokens = numbers["tokens_per_second"] * numbers["seconds_per_step"]
+            assert tokens == pytest.approx(measured["global_batch_size"] * 32)
+            assert all(seconds > 0 for seconds in numbers["seconds"].values())  # of another step than the rate
         assert measured["stages"]["align"]["words_per_step"] > 0
 
 
