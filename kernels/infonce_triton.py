@@ -20,9 +20,9 @@ import triton.language as tl
 
 from prealign.kernels.chunked import wide_product
 from prealign.kernels.pieces import Pairs, Piece
+from prealign.kernels.symmetric import KINDS
 
-IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (tl.constexpr(1 << bit) for bit in range(4))
-"""What is special about a pair, from its row's side and from its column's."""
+IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (tl.constexpr(kind) for kind in KINDS)
 
 _WORKSPACE_ELEMENTS = 1 << 27
 """Elements of ``G`` held at a time: 256 MB in bf16."""

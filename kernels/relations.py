@@ -49,10 +49,10 @@ def csr(rows: torch.Tensor, columns: torch.Tensor, size: int) -> Csr:
 
 
 def edges(relation: Csr) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, columns) of a CSR relation, in row order."""
+    """(rows, columns) of a CSR relation, in row order; the device need not be waited for."""
     offsets, columns = relation
-    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=columns.device), offsets.diff())
-    return rows, columns
+    words = torch.arange(len(offsets) - 1, device=columns.device)
+    return torch.repeat_interleave(words, offsets.diff(), output_size=len(columns)), columns
 
 
 def full_relations(groups: torch.Tensor) -> Relations:

@@ -11,7 +11,7 @@ import torch
 
 from prealign.kernels.relations import Relations, edges
 
-IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (1 << bit for bit in range(4))
+KINDS = IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = tuple(1 << bit for bit in range(4))
 """What is special about a pair, from its row's side and from its column's."""
 
 FEW_ANCHORS = 0.4

@@ -14,7 +14,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from prealign.kernels.chunked import wide_product
 from prealign.kernels.infonce_triton import PAIRS, _product_kernel, _scores, _special_kernel
-from prealign.kernels.relations import Relations
+from prealign.kernels.relations import Relations, edges
 from prealign.kernels.symmetric import SymmetricPlan, tile_shape
 
 SMALLEST_TAU = 1 / 40
@@ -62,6 +62,7 @@ def _lse_kernel(
     TMA: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     WHOLE: tl.constexpr, INTERPRET: tl.constexpr,
 ):
+    """Row sums of a tile's terms and, above the diagonal, column sums, which are those of its mirror image's rows."""
     packed = tl.load(order + tl.program_id(0))
     masked = tl.load(tile_index + tl.program_id(0))
     row_tile, column_tile = packed >> 16, packed & 0xFFFF
@@ -163,7 +164,7 @@ def forward(
     column_sums = torch.empty((row_tiles, words), dtype=torch.float32, device=device)
     weight = relations.anchor_weight.float()
     lse = torch.empty((len(z), words), dtype=torch.float32, device=device)
-    anchor, positive = edges_of_known_length(relations)
+    anchor, positive = edges(relations.positives)
     products = torch.empty((len(z), len(positive)), dtype=torch.float32, device=device)
     shape = {key: options[key] for key in ("ROWS", "COLUMNS")}
     for layer, own in enumerate(map(_readable, z)):
@@ -229,19 +230,9 @@ def backward(
             )  # fmt: skip
         vectors = F.pad(own, (0, 0, 0, width - words)) if width > words else own
         wide = wide_product(matrix[:, :width], vectors)
-        result.append(
-            torch.mul(
-                wide, grad_losses[layer] / tau, out=torch.empty_like(z[layer], memory_format=torch.contiguous_format)
-            )
-        )
+        gradient = torch.empty_like(z[layer], memory_format=torch.contiguous_format)
+        result.append(torch.mul(wide, grad_losses[layer] / tau, out=gradient))
     return result
-
-
-def edges_of_known_length(relations: Relations) -> tuple[torch.Tensor, torch.Tensor]:
-    """(anchors, positives) of the positive pairs, without waiting for the device to count them."""
-    offsets, columns = relations.positives
-    words = torch.arange(len(offsets) - 1, device=columns.device)
-    return torch.repeat_interleave(words, offsets.diff(), output_size=len(columns)), columns
 
 
 def _options(z: torch.Tensor) -> dict[str, int | bool]:

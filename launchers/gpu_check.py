@@ -1,5 +1,5 @@
-"""From a checkout to every figure of a new card, in under eight minutes: ceilings, kernels, training steps, a whole run
-that is killed and resumed. Each check has a time limit and leaves its files as it ends.
+"""From a checkout to every figure of a new card: ceilings, kernels, training steps, a whole run that is killed and
+resumed. Each check has a time limit (``--list``) and leaves its files as it ends.
 
     python launchers/gpu_check.py --out gpu_check                         # all parts
     python launchers/gpu_check.py --out gpu_check --part kernels --part run
@@ -11,7 +11,9 @@ end of what it printed; the checks' own figures lie beside it. Exit code 0 when 
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -44,7 +46,6 @@ class Check:
 
 def checks(out: Path) -> list[Check]:
     """All checks, in order; ``limit`` in seconds."""
-
     python = [_PYTHON, "-m"]
     rates = [*python, "prealign.kernels.benchmarks", "--seconds", "0.4"]
     steps = [_PYTHON, "launchers/benchmark.py", "--accumulation", "8", "--steps", "3", "--warmup", "1"]
@@ -127,14 +128,14 @@ class Record:
 
     def _start(self, check: Check) -> subprocess.Popen[bytes]:
         print(f"[{time.monotonic() - self.began:4.0f} s] {check.name}: at most {check.limit} s", flush=True)
-        log = (self.out / f"{check.name}.log").open("wb")
-        return subprocess.Popen(check.command, stdout=log, stderr=subprocess.STDOUT)
+        with (self.out / f"{check.name}.log").open("wb") as log:
+            return subprocess.Popen(check.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def _finish(self, check: Check, process: subprocess.Popen[bytes], began: float) -> None:
         try:
             code: int | str = process.wait(max(1.0, began + check.limit - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they would run on beside the next check
             process.wait()
             code = f"stopped after {check.limit} s"
         output = (self.out / f"{check.name}.log").read_text(errors="replace")

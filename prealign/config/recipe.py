@@ -14,7 +14,7 @@ from prealign.config.evaluation import Evaluation
 from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.sections import Count, Fraction, Section
-from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain, Recompute
+from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.texts import Language, Share
 from prealign.config.translation import Translation
 from prealign.errors import UserError
@@ -131,6 +131,10 @@ class Optimizer(Section):
     """Maximal global gradient norm; 0 turns clipping off."""
 
 
+Recompute = Literal["none", "full"] | Annotated[int, Field(ge=2)]
+"""Which blocks' activations are recomputed in the backward pass: none, all, or every k-th block's."""
+
+
 class Parallel(Section):
     """How the run is spread over devices."""
 
@@ -143,8 +147,10 @@ class Parallel(Section):
     """Ranks over which the positions of every row of text are split, for contexts that one device cannot hold:
     attention exchanges positions for heads (DeepSpeed-Ulysses), everything else works on a rank's own tokens."""
     activation_checkpointing: Recompute = "none"
-    """`full` recomputes every block in the backward pass, a number `k` every k-th one; passes that carry a word batch
-    have `align.activation_checkpointing`."""
+    """`full` recomputes every block in the backward pass, a number `k` every k-th one."""
+    word_activation_checkpointing: Recompute | None = None
+    """The same for passes that carry a word batch, which may have several times the tokens of a pass of text; by
+    default as `activation_checkpointing`."""
     compile: bool = False
     """Run the pretrain stage through torch.compile (the first step takes minutes). The align stage is left out: its
     words give every step other shapes."""

@@ -34,10 +34,6 @@ class Schedule(Section):
     """Share of the stage's steps."""
 
 
-Recompute = Literal["none", "full"] | Annotated[int, Field(ge=2)]
-"""Which blocks' activations are recomputed in the backward pass: none, all, or every k-th block's."""
-
-
 class Align(Schedule):
     """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
 
@@ -68,9 +64,6 @@ class Align(Schedule):
     layer_reduce: Literal["sum", "mean"] = "sum"
     final_norm: bool = True
     """Take the last block's words after the final LayerNorm."""
-    activation_checkpointing: Recompute | None = None
-    """As `parallel.activation_checkpointing`, which is the default, for passes that carry a word batch: large ones have
-    several times the tokens of a pass of text."""
 
 
 class Pretrain(Schedule):

@@ -48,17 +48,18 @@ class WordBatches:
         surfaces = len(lexicon.surface_language)
         self._form = np.arange(surfaces) * FORMS + lexicon.usual_form
         self._row_of = _first_of_equal_spelling(lexicon, self._form)
+        offsets = lexicon.translation_offsets
+        self._sources = np.flatnonzero((offsets[:, :, 1] > offsets[:, :, 0]).any(axis=1))
         self._place = np.full(surfaces, -1, dtype=np.int64)  # scratch: surface -> row of the batch
 
     def table_rows(self) -> int:
         """Rows of a batch that held the whole table: source words that have translations, and these, capped."""
         lexicon, most = self.lexicon, self.config.max_translations
         begin, end = lexicon.translation_offsets[:, :, 0], lexicon.translation_offsets[:, :, 1]
-        sources = np.flatnonzero((end > begin).any(axis=1))
         counts = np.minimum(end - begin, most).ravel()
         inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         translations = lexicon.translations[np.repeat(begin.ravel(), counts) + inner]
-        return len(np.unique(self._row_of[np.concatenate((sources, translations)).astype(np.int64)]))
+        return len(np.unique(self._row_of[np.concatenate((self._sources, translations)).astype(np.int64)]))
 
     def words(self, step: int) -> np.ndarray:
         """Surfaces of the batch's rows, each spelling once, groups of a source word and its translations in a row."""
@@ -92,9 +93,7 @@ class WordBatches:
     def _draw(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Source words without repetition, in drawing order, and their capped translations."""
         lexicon, config = self.lexicon, self.config
-        usable = np.flatnonzero(
-            (lexicon.translation_offsets[:, :, 1] > lexicon.translation_offsets[:, :, 0]).any(axis=1)
-        )
+        usable = self._sources
         draws = uniform(mix(self.seed, step, usable))
         # Exponential races: the k smallest of E_i / weight_i are a draw of k without replacement, by weight
         weights = lexicon.counts[usable] if config.sampling == "frequency" else 1.0

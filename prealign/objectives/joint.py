@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from prealign.config import Recipe
-from prealign.config.stages import Recompute
+from prealign.config.recipe import Recompute
 from prealign.kernels import multilayer_infonce, pool_spans
 from prealign.model.gpt import GPT, Recomputation, Spans
 from prealign.objectives.cross_entropy import linear_cross_entropy
@@ -71,7 +71,7 @@ class JointModel(nn.Module):
         self.tied = recipe.model.tied_embeddings
         self.group = group
         vocab_size, hidden_size = recipe.padded_vocab_size, recipe.model.hidden_size
-        text, words = recipe.parallel.activation_checkpointing, recipe.align.activation_checkpointing
+        text, words = recipe.parallel.activation_checkpointing, recipe.parallel.word_activation_checkpointing
         every = Recomputation(_blocks_between(text), _blocks_between(text if words is None else words))
         self.gpt = GPT(recipe.model, vocab_size, every, recipe.align.final_norm)
         self.head = Head(vocab_size, hidden_size)

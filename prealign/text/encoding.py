@@ -14,7 +14,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 def refuse_other_encodings(head: bytes, where: str) -> None:
@@ -30,7 +30,7 @@ def refuse_other_encodings(head: bytes, where: str) -> None:
 def refuse_file_of_other_encoding(path: Path) -> None:
     """The same for a text file, compressed or not; one that cannot be read is left to its reader."""
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
             head = file.read(4)
     except (OSError, EOFError, lzma.LZMAError):
         return

@@ -82,8 +82,8 @@ def test_documents_do_not_see_each_other() -> None:
 def test_checkpointing_changes_nothing(data_dir: Path) -> None:
     outcomes = []
     for mode, words in (("none", None), ("full", None), ("none", 2)):
-        parallel = {"precision": "fp32", "activation_checkpointing": mode}
-        model = JointModel(tiny_recipe(data_dir, parallel=parallel, align={"activation_checkpointing": words})).double()
+        parallel = {"precision": "fp32", "activation_checkpointing": mode, "word_activation_checkpointing": words}
+        model = JointModel(tiny_recipe(data_dir, parallel=parallel)).double()
         for name, parameter in model.named_parameters():
             parameter.data.copy_(initial_value(name, parameter.shape, tiny_recipe(data_dir)))
         ids, positions = torch.arange(40) % 30, torch.arange(8).repeat(5)

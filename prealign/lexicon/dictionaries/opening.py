@@ -1,6 +1,5 @@
 """Opening dictionary files: plain or compressed, with one-line errors."""
 
-import bz2
 import gzip
 import lzma
 import zlib
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from prealign.errors import UserError
-from prealign.text.encoding import refuse_other_encodings
+from prealign.text.encoding import OPENERS, refuse_other_encodings
 
-_OPENERS = {".gz": gzip.open, ".dz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPENERS = {**OPENERS, ".dz": gzip.open}
 COMPRESSED = frozenset(_OPENERS)
 
 
