@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from prealign.config import Recipe, load_recipe
 from prealign.config.loading import validate
+from prealign.config.paths import path_argument
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import running_world
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--accumulation", type=int, default=4, help="micro-batches per step, of both stages (those of batch: 0)"
     )
-    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--json", type=path_argument, help="write the record here")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()

@@ -11,11 +11,11 @@ time. Megatron's part needs ``pip install --no-deps megatron-core``.
 import argparse
 import json
 import platform
-from pathlib import Path
 
 import torch
 
 from prealign.config import load_recipe
+from prealign.config.paths import path_argument
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.benchmark import measure_loading, measure_preparation
 from prealign.corpus.prepared import open_data
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--megabytes", type=float, default=32.0, help="text to prepare")
     parser.add_argument("--samples", type=int, default=2048, help="sequences to read")
-    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--json", type=path_argument, help="write the record here")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
     torch.set_num_threads(1)

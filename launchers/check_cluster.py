@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from prealign import __version__
+from prealign.config.paths import path_argument
 from prealign.distributed.world import World, running_world
 from prealign.errors import UserError, run
 
@@ -30,7 +31,9 @@ _EXCHANGES = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Check the machines of a run.")
-    parser.add_argument("--shared", type=Path, default=Path("runs"), help="folder that all machines must share")
+    parser.add_argument(
+        "--shared", type=path_argument, default=Path("runs"), help="folder that all machines must share"
+    )
     parser.add_argument("--need-gb", type=float, default=0.0, help="room expected in it")
     parser.add_argument("--megabytes", type=int, default=64, help="size of the all-reduce that is timed")
     parser.add_argument("--min-bandwidth", type=float, default=0.0, help="GB/s expected of it (bus bandwidth)")

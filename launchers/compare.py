@@ -6,8 +6,8 @@ Runs of one label (other seeds) are averaged. The first label is the baseline.
 """
 
 import argparse
-from pathlib import Path
 
+from prealign.config.paths import path_argument
 from prealign.errors import run
 from prealign.reports.comparison import compare
 from prealign.reports.runs import read_run
@@ -15,7 +15,9 @@ from prealign.reports.runs import read_run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare finished runs.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for index.html, figure.png and results.json")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, help="folder for index.html, figure.png and results.json"
+    )
     parser.add_argument("--title", default="Comparison of runs")
     parser.add_argument("runs", nargs="+", help="run folders, or LABEL=FOLDER")
     arguments = parser.parse_intermixed_args()

@@ -1,4 +1,5 @@
-"""Measure a checkpoint of a run with everything that applies to it, and write RUN/evaluation/step-N.json.
+"""Measure a checkpoint of a run with everything that applies to it, and write RUN/evaluation/step-N.json (--split dev:
+step-N-dev.json).
 
     python launchers/evaluate.py --run runs/enclone_demo
     deepspeed --num_accelerators 2 launchers/evaluate.py --run runs/enclone_demo --step 300 --only lm,alignment
@@ -19,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from prealign.config import Recipe, load_recipe
+from prealign.config.paths import path_argument
+from prealign.corpus.building import HELDOUT
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
@@ -33,9 +36,12 @@ _WHOLE = ["parallel.tensor_parallel_size=1", "parallel.sequence_parallel_size=1"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a checkpoint.")
-    parser.add_argument("--run", "--run-dir", type=Path, required=True, help="run folder; under torchrun, --run-dir")
+    parser.add_argument(
+        "--run", "--run-dir", type=path_argument, required=True, help="run folder; under torchrun, --run-dir"
+    )
     parser.add_argument("--step", type=int, help="step of the stage; its end, or its newest checkpoint, by default")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="the last one that has weights by default")
+    parser.add_argument("--split", choices=HELDOUT, default="test", help="held-out text (default: test)")
     parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="evaluation.key=value and other changes of the run's recipe")
@@ -44,17 +50,18 @@ def main() -> None:
     names = _names(arguments.only)
     recipe = _recipe_of(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
-    data = open_data(recipe)
+    data = open_data(recipe, arguments.split)
     with running_world() as world:
         model = load_model(recipe, found.value, world.device)
         subject = Subject(recipe, data, world, model, arguments.run, found.stage, found.step)
         metrics = measure(subject, names)
         if world.is_first:
-            path = results_path(arguments.run, found.stage, found.step)
+            path = results_path(arguments.run, found.stage, found.step, arguments.split)
             record = {
                 "run": recipe.name,
                 "stage": found.stage,
                 "step": found.step,
+                "split": arguments.split,
                 "weights": str(found.origin),
                 "identity": found.identity,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -65,7 +72,9 @@ def main() -> None:
                 "metrics": metrics,
             }
             write_results(path, record)
-            table = Table("", "of", "value", "", title=f"{recipe.name}: {found.stage}, step {found.step}")
+            table = Table(
+                "", "of", "value", "", title=f"{recipe.name}: {found.stage} {found.step}, {arguments.split} text"
+            )
             for row in rows(metrics):
                 table.add_row(*row)
             Console().print(table)
@@ -87,7 +96,13 @@ def _recipe_of(folder: Path, overrides: list[str]) -> Recipe:
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"--run {folder}: found no recipe.yaml there; expected the folder of a run")
-    return load_recipe(str(path), [*overrides, *_WHOLE])
+    recipe = load_recipe(str(path), [*overrides, *_WHOLE])
+    if recipe.data.dir.exists() or recipe.data.dir.is_absolute():
+        return recipe
+    # a relative path is of the directory that the run was started in, maybe one of those that the run folder is in
+    near = [parent / recipe.data.dir for parent in folder.resolve().parents]
+    found = next((path for path in near if path.is_dir()), recipe.data.dir)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dir": found})})
 
 
 if __name__ == "__main__":

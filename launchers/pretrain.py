@@ -19,8 +19,10 @@ from prealign.distributed.world import running_world
 from prealign.errors import run
 from prealign.evaluation.facts import FactsTest
 from prealign.evaluation.language_model import evaluate_language
+from prealign.evaluation.measuring import Subject, alignment
 from prealign.evaluation.similarity import Probe, aligned_cosine
 from prealign.training.check import check
+from prealign.training.plan import align_plan
 from prealign.training.run import run_stages
 from prealign.training.signals import StopRequests
 from prealign.training.watchdog import Watchdog
@@ -62,6 +64,8 @@ def main() -> None:
                     results[f"bits_per_byte/{language}"] = measured.bits_per_byte
             if probe is not None:
                 results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, probe)
+            if stage == "align" and step == align_plan(recipe).steps:
+                results["alignment"] = alignment(Subject(recipe, data, world, model, recipe.folder, stage, step))
             if facts is not None and stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step):
                 results |= facts.accuracies(model, world, recipe.facts.ended(step) or 0)
             return results

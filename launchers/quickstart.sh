@@ -35,7 +35,7 @@ for seed in $seeds; do
         case $variant in
         Joint) changes=("stages=[pretrain]" codeswitch.ratio=0) ;;
         PreAlign) changes=() ;;
-        Control) changes=(lexicon.permute=true) ;;
+        Control) changes=(lexicon.permute=both) ;;
         esac
         folder=$out/${variant,,}-$seed
         say "$variant, seed $seed -> $folder"

@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from prealign.config.paths import path_argument
 from prealign.errors import Interrupted, UserError, run
 from prealign.suites.execution import claimed, execute
 from prealign.suites.expansion import expand
@@ -29,7 +30,9 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="SUITE", help=f"{', '.join(suite_names())}, all, or a file")
     parser.add_argument("overrides", nargs="*", help="key.sub=value: changes of every base recipe")
     parser.add_argument("--scale", choices=SCALES, default="demo")
-    parser.add_argument("--results", type=Path, default=Path("runs/suites"), help="folder for runs, results and pages")
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("runs/suites"), help="folder for runs, results and pages"
+    )
     parser.add_argument("--launcher", default=default_launcher(), help="what starts processes (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--page", action="store_true", help="write the page of what is there, run nothing")

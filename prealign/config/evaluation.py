@@ -1,11 +1,11 @@
 """The section of the recipe about measurements: during training, and by `launchers/evaluate.py`."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from prealign.config.nli import Nli
+from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Section
 
 
@@ -35,7 +35,7 @@ class Evaluation(Section):
     """Aligned word pairs whose cosine is watched."""
     retrieval_words: Count = 2000
     """At most this many source words, each with its translations, among which `launchers/evaluate.py` retrieves."""
-    parallel: dict[str, Path] = {}
+    parallel: dict[str, ExpandedPath] = {}
     """By target language, a file of ``source sentence<tab>translation`` lines for MEXA. A clone needs none."""
     parallel_sentences: Annotated[int, Field(ge=2)] = 100
     """Sentence pairs per language that MEXA compares; 100 as in its paper (a larger set is a harder task)."""

@@ -1,10 +1,10 @@
 """The section of the recipe about injected facts: the paper's cross-lingual knowledge application, CLKA."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Section
 from prealign.config.texts import Share
 
@@ -39,7 +39,7 @@ class Facts(Section):
     statement_tokens: Count = 24
     """Room for a statement with its end-of-document token, on average; what is left is filled with ordinary text of the
     language. `launchers/prepare.py` says how many are needed where this is too few."""
-    relations: Path | None = None
+    relations: ExpandedPath | None = None
     """A YAML file in place of `prealign/corpus/facts/relations.yaml`: other relations, templates, languages."""
     seed: int = 1
 

@@ -1,5 +1,6 @@
 """YAML -> `Recipe`: ``base:`` inheritance, ``key.sub=value`` overrides, one-line errors that name file and key."""
 
+import datetime
 import difflib
 import re
 import types
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from prealign.config.paths import expand
 from prealign.config.recipe import Recipe
 from prealign.errors import UserError
 
@@ -44,7 +46,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _find(config: str) -> Path:
-    candidates = [Path(config)]
+    try:
+        candidates = [Path(expand(config))]
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--config: {error}") from None
     if not Path(config).suffix:
         candidates += [Path("configs") / f"{config}.yaml", CHECKOUT_CONFIGS / f"{config}.yaml"]
     for path in candidates:
@@ -73,6 +78,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# as YAML 1.2 has it, only true and false are truth values: "no" is Norwegian
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
@@ -107,8 +117,11 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: found {type(own).__name__}; expected a mapping of recipe keys")
     bases = own.pop("base", [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_path = path.parent / base
+    listed = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) and base for base in listed):
+        raise UserError(f"{path}: base: found {bases!r}; expected a path or a list of paths, or no 'base'")
+    for base in listed:
+        base_path = path.parent / expand(base)
         if not base_path.is_file():
             raise UserError(f"{path}: base: no such file '{base_path}'; expected a path relative to {path.parent}/")
         _merge(merged, _read(base_path, (*seen, path.resolve())))
@@ -134,6 +147,16 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
+_READ_AS = {
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    datetime.date: "a date",
+    datetime.datetime: "a time",
+    type(None): "nothing",
+}
+
+
 def _explain(error: ValidationError, origin: str) -> str:
     """The first problem of a validation, in one line."""
     problems = error.errors(include_url=False)
@@ -152,7 +175,12 @@ def _explain(error: ValidationError, origin: str) -> str:
     if first["type"] == "value_error":
         return f"{origin}: {key}: {message}{more}" if location else f"{origin}: {message}{more}"
     expected = message[0].lower() + message[1:]
-    return f"{origin}: {key}: found {first['input']!r}; expected: {expected}{more}"
+    hint = ""
+    if location[-1:] == ("[key]",):
+        key = ".".join(str(part) for part in location[:-1])
+    if first["type"] == "string_type" and (kind := _READ_AS.get(type(first["input"]))):
+        hint = f"; YAML reads it as {kind} where it is not quoted: write '{first['input']}'"
+    return f"{origin}: {key}: found {first['input']!r}; expected: {expected}{hint}{more}"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Fraction, Section
 
 
@@ -12,7 +13,7 @@ class NliData(Section):
     """Pairs of sentences with a label: a file, a dataset of the Hugging Face hub, or generated; a bare path stands for
     ``{file: ...}``."""
 
-    file: Path | None = None
+    file: ExpandedPath | None = None
     """``sentence<tab>sentence<tab>label`` lines, compressed (.xz, .gz) or not; the label is one of `Nli.labels`."""
     hub: str | None = None
     """Dataset id on the hub, as ``facebook/xnli``, or a local folder of one, with columns premise and hypothesis, or

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from prealign.config.evaluation import Evaluation
 from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
+from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.texts import Language, Share
@@ -46,7 +47,7 @@ class Tokenizer(Section):
 
     vocab_size: Annotated[int, Field(ge=257)] = 50_000
     """Byte-pair ranks plus the end-of-document token, which is the last id."""
-    ranks: Path | None = None
+    ranks: ExpandedPath | None = None
     """A `.tiktoken` file (base64 token, rank) to load in place of training."""
     pattern: str | None = None
     """Pre-tokenizer regular expression; the default puts a token boundary at every word edge."""
@@ -58,7 +59,7 @@ class Tokenizer(Section):
 class Data(Section):
     """What `launchers/prepare.py` writes."""
 
-    dir: Path
+    dir: ExpandedPath
     tokenizer: Tokenizer = Tokenizer()
     heldout_fraction: Fraction = 0.001
     """Share of the documents, drawn by their content, that is kept for evaluation."""
@@ -87,8 +88,9 @@ class Lexicon(Section):
     """Share of the translated words, drawn by their spelling, that is kept for evaluation: neither they nor their
     translations are in the table, on either side of a pair. Words that would take much of the table with them are not
     drawn (`prealign.lexicon.heldout`)."""
-    permute: bool = False
-    """Control experiment: give every word the translations of another one, by a seeded permutation."""
+    permute: Literal["none", "align", "both"] = "none"
+    """Control experiment: give every word the translations of another one that is about as frequent and as long in
+    tokens, by a seeded permutation; for the align stage alone, or for code-switching too."""
 
 
 class Model(Section):
@@ -215,7 +217,7 @@ class Recipe(Section):
 
     name: str
     seed: int = 1
-    run_dir: Path | None = None
+    run_dir: ExpandedPath | None = None
     """Run folder; `runs/<name>` by default."""
     stages: list[Literal["align", "pretrain"]] = ["align", "pretrain"]
     """`[pretrain]` alone is Joint Training (with `codeswitch.ratio: 0`)."""
@@ -303,6 +305,11 @@ class Recipe(Section):
             raise ValueError(
                 "parallel.compile: found true with parallel.zero_stage=3, whose gathering of weights breaks the graph "
                 "at every layer; expected zero_stage 0 to 2"
+            )
+        if self.parallel.compile and self.pretrain.align_every is not None:
+            raise ValueError(
+                "parallel.compile: found true with pretrain.align_every, whose words give every step other shapes; "
+                "expected one of the two"
             )
         if "tensor_parallel" in self.deepspeed:
             raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")
@@ -425,8 +432,13 @@ class Recipe(Section):
         return [block * (number + 1) - 1 for number in range(1 + len(self.clones))]
 
     def at_stage(self, stage: str, ranks: int = 1) -> "Recipe":
-        """The recipe with the batch sizes of one of its stages, with as many ``ranks`` as in `accumulation`; raises
-        `UserError` when `align.global_batch_size` does not divide by them."""
+        """The recipe with what one of its stages trains with, with as many ``ranks`` as in `accumulation`: `batch`, and
+        in the pretrain stage `align` as its word batches have it. Raises `UserError` when `align.global_batch_size`
+        does not divide by them."""
+        if stage == "pretrain" and self.pretrain.align_every is not None:
+            kept = {"words_per_step": self.pretrain.align_words_per_step, "weight": self.pretrain.align_weight}
+            changed = {key: value for key, value in kept.items() if value is not None}
+            return self.model_copy(update={"align": self.align.model_copy(update=changed)})
         size = self.align.global_batch_size
         if stage != "align" or size is None:
             return self

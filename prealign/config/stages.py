@@ -1,10 +1,10 @@
 """What the stages train with: batch sizes, learning rates, the alignment loss, code-switching."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Fraction, Section
 
 
@@ -47,7 +47,9 @@ class Align(Schedule):
     and with them more word batches, for the same text."""
     words_per_step: Annotated[int, Field(ge=2)] = 16_384
     """Rows of one word batch over all ranks, translations included; a group of words is never split."""
-    sampling: Literal["uniform", "frequency"] = "uniform"
+    sampling: Literal["uniform", "frequency"] | Annotated[float, Field(ge=0.0, le=1.0)] = "uniform"
+    """How source words are drawn: with the weight ``count ** p``, where p is 0 (`uniform`), 1 (`frequency`) or a number
+    between them."""
     max_translations: Count = 4
     """Translations per word and language in a word batch."""
     tau: Annotated[float, Field(gt=0.0)] = 0.1
@@ -65,6 +67,12 @@ class Align(Schedule):
     final_norm: bool = True
     """Take the last block's words after the final LayerNorm."""
 
+    @property
+    def sampling_power(self) -> float:
+        """Exponent of a word's count in the weight that it is drawn with."""
+        named = {"uniform": 0.0, "frequency": 1.0}
+        return named[self.sampling] if isinstance(self.sampling, str) else self.sampling
+
 
 class Pretrain(Schedule):
     """The pretrain stage: LM loss on the mixture, source text code-switched."""
@@ -72,8 +80,15 @@ class Pretrain(Schedule):
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 3e-5
     warmup: Fraction = 0.01
-    init_from: Path | None = None
+    init_from: ExpandedPath | None = None
     """Run folder whose finished align stage gives the weights, when this run has no align stage of its own."""
+    align_every: Count | None = None
+    """Take a word batch, with the loss of the align stage, in every so many-th step of this stage too, the first
+    included. It keeps the output embedding aligned, which nothing else does. Not in the paper."""
+    align_words_per_step: Annotated[int, Field(ge=2)] | None = None
+    """Rows of these word batches; by default `align.words_per_step`."""
+    align_weight: Annotated[float, Field(ge=0.0)] | None = None
+    """Weight of their loss; by default `align.weight`."""
 
 
 class CodeSwitch(Section):

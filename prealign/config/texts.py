@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from prealign.config.paths import ExpandedText
 from prealign.config.sections import Count, Fraction, Section
 
 
 class Text(Section):
     """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
 
-    files: list[str] = []
+    files: list[ExpandedText] = []
     """Paths or glob patterns, read in sorted order; relative to the working directory. The name of an existing file is
     not a pattern."""
     hub: str | None = None
@@ -22,9 +23,14 @@ class Text(Section):
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
     """`auto` goes by the file name: .jsonl/.json, .parquet, .txt (compressed or not)."""
     field: str = "text"
-    """The column or JSON key that holds the document."""
+    """The column or JSON key that holds the document, the only one that is read; ``meta.text`` is also ``text`` inside
+    ``meta``."""
     documents: Literal["blank_line", "line", "file"] = "blank_line"
     """What ends a document in a text file."""
+    normalize: Literal["none", "nfc", "nfkc"] = "nfc"
+    """Unicode normalisation. Dictionaries are composed (NFKC), so words of decomposed text (NFD, as macOS and much
+    Vietnamese text have it) would not be found in them. `nfkc` also replaces presentation forms (Arabic), compatibility
+    letters (Korean) and full-width ones, and changes signs such as ² and …"""
     max_documents: Count | None = None
     """Stop after this many documents (before de-duplication)."""
 
@@ -38,7 +44,7 @@ class Text(Section):
 class Dictionary(Section):
     """A file of translations from the source language; in a list of them a bare path stands for ``{path: ...}``."""
 
-    path: str
+    path: ExpandedText
     """dictd and StarDict dictionaries are named by their `.index` and their `.ifo`."""
     format: Literal[
         "auto", "muse", "tsv", "dictd", "stardict", "tei", "ding", "cedict", "wiktextract", "json", "jsonl"
@@ -61,7 +67,7 @@ class Share(Section):
     """How much of the run a text gets: by ``tokens`` or by ``weight``, one of the two."""
 
     tokens: Annotated[int, Field(ge=0)] | None = None
-    """Training tokens over the whole run, align stage and word batches included. More than the text has: several
+    """Training tokens of text over the whole run, align stage included. More than the text has: several
     epochs, each in an order of its own."""
     weight: Annotated[float, Field(ge=0.0)] | None = None
     """Share, relative to the other weights, of what is left of `mixture.tokens`; `mixture.phases` can change it."""

@@ -43,17 +43,17 @@ class Artefact:
         if manifest.read_bytes() != _serialise(json.loads(manifest.read_bytes())):
             raise UserError(
                 f"{manifest}: found other bytes than were written; expected them unchanged; the file is damaged: "
-                f"remove {self.folder} and run launchers/prepare.py again"
+                f"move {self.folder} away and run launchers/prepare.py again"
             )
         present = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
         if strangers := sorted(present - {_MANIFEST, *self.files}):
-            raise UserError(f"{self.folder / strangers[0]}: found a file that its manifest does not list; remove it")
+            raise UserError(f"{self.folder / strangers[0]}: found a file that its manifest does not list; move it away")
         for name, entry in self.files.items():
             found = sha256_file(self.folder / name)
             if found != entry["sha256"]:
                 raise UserError(
                     f"{self.folder / name}: found SHA-256 {found[:12]}..., expected {entry['sha256'][:12]}... by its "
-                    f"manifest; the file is damaged: remove {self.folder} and run launchers/prepare.py again"
+                    f"manifest; the file is damaged: move {self.folder} away and run launchers/prepare.py again"
                 )
 
 
@@ -102,27 +102,34 @@ def open_artefact(folder: Path, kind: str) -> Artefact:
     """Open an artefact, checking manifest, format and file sizes (constant cost). Raises `UserError`."""
     path = folder / _MANIFEST
     remedy = "run launchers/prepare.py with this recipe"
-    if not path.is_file():
-        raise UserError(f"{folder}: no such {kind}; {remedy}")
     try:
+        if not path.is_file():
+            raise UserError(f"{folder}: no such {kind}; {remedy}")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         artefact = Artefact(folder, manifest["kind"], manifest["inputs"], manifest["facts"], manifest["files"])
-    except (ValueError, KeyError, OSError, TypeError):
-        raise UserError(f"{path}: not a manifest; remove {folder} and {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its rights, or the file system") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a manifest; move {folder} away and {remedy}") from None
     if manifest.get("format") != FORMAT_VERSION or artefact.kind != kind:
         raise UserError(
             f"{path}: found {artefact.kind!r} of format {manifest.get('format')}; "
-            f"expected {kind!r} of format {FORMAT_VERSION}; remove {folder} and {remedy}"
+            f"expected {kind!r} of format {FORMAT_VERSION}; move {folder} away and {remedy}"
         )
     stated = manifest.pop("sha256", None)
     if stated != digest(manifest):
-        raise UserError(f"{path}: its content does not have the SHA-256 that it states; remove {folder} and {remedy}")
+        raise UserError(
+            f"{path}: its content does not have the SHA-256 that it states; move {folder} away and {remedy}"
+        )
     for name, entry in artefact.files.items():
         file = folder / name
-        size = file.stat().st_size if file.is_file() else None
+        try:
+            size = file.stat().st_size if file.is_file() else None
+        except OSError as error:
+            raise UserError(f"{file}: cannot be looked at ({error.strerror}); mend the rights of its folder") from None
         if size != entry["bytes"]:
             found = "no such file" if size is None else f"found {size} bytes"
-            raise UserError(f"{file}: {found}; expected {entry['bytes']} bytes; remove {folder} and {remedy}")
+            raise UserError(f"{file}: {found}; expected {entry['bytes']} bytes; move {folder} away and {remedy}")
     return artefact
 
 

@@ -17,16 +17,18 @@ import numpy as np
 
 from prealign.config import Recipe
 from prealign.corpus.building import build_stores
-from prealign.corpus.codeswitch_map import build_codeswitch_map
+from prealign.corpus.codeswitch_map import OWN_CAPITALS, WRITINGS, build_codeswitch_map
 from prealign.corpus.counting import count_words
 from prealign.corpus.loader import Located, StageDataset
 from prealign.corpus.mixture import Phase
 from prealign.corpus.pool import cores
 from prealign.corpus.prepared import PreparedData
+from prealign.corpus.sentences import sentence_marks
 from prealign.corpus.sequences import TokenStream
 from prealign.corpus.store import TokenStore
 from prealign.corpus.switching import IGNORED
 from prealign.corpus.wordmap import WordMap
+from prealign.lexicon.compiled import FORMS
 from prealign.text.reading import ReadCounts, read_documents
 
 REPEATS = 5
@@ -54,6 +56,7 @@ def measure_preparation(recipe: Recipe, data: PreparedData, megabytes: float) ->
     documents = read()  # imports what reading needs
     size = sum(len(document.encode()) for document in documents)
     tokenizer, lexicon = data.tokenizer, data.whole_lexicon
+    marks = sentence_marks(tokenizer)
     seconds: dict[str, tuple[float, float]] = {}
     bytes_per_token = {}
 
@@ -73,7 +76,7 @@ def measure_preparation(recipe: Recipe, data: PreparedData, megabytes: float) ->
                 lambda: build_stores(documents, folder, tokenizer, recipe.vocab_size, 0, lambda digest: "train"),  # noqa: B023
             )
             store, words = TokenStore(folder / "train"), WordMap(folder / "train.words")
-            timed("code_switch_map", lambda: build_codeswitch_map(folder / "train.cs", store, words, lexicon))  # noqa: B023
+            timed("code_switch_map", lambda: build_codeswitch_map(folder / "train.cs", store, words, lexicon, marks))  # noqa: B023
             timed("word_counts", lambda: list(count_words(store, words, tokenizer, folder)))  # noqa: B023
             for suffix in ("bin", "words", "cs"):
                 bytes_per_token[suffix] = (folder / f"train.{suffix}").stat().st_size / len(store)
@@ -136,10 +139,13 @@ def python_loop(stream: TokenStream, window: int, draw: random.Random) -> tuple[
     while position < len(tokens) - 1:
         end, form = word_at.get(position, (0, 0))
         if form and draw.random() < stream.switcher.ratio:
-            ranges = [(a, b) for a, b in lexicon.translation_offsets[(form - 1) // 6].tolist() if b > a]
+            ranges = [(a, b) for a, b in lexicon.translation_offsets[(form - 1) // WRITINGS].tolist() if b > a]
             if ranges:
                 surface = lexicon.translations[draw.randrange(*draw.choice(ranges))]
-                chosen = 6 * int(surface) + (form - 1) % 6
+                writing = (form - 1) % WRITINGS
+                if writing >= OWN_CAPITALS:
+                    writing = 2 * (int(lexicon.usual_form[surface]) // 2) + writing % 2
+                chosen = FORMS * int(surface) + writing
                 new = lexicon.form_tokens[lexicon.form_offsets[chosen] : lexicon.form_offsets[chosen + 1]].tolist()
                 inputs += new
                 targets += [IGNORED] * (len(new) - 1) + [tokens[end]]

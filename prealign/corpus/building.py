@@ -20,7 +20,10 @@ from prealign.corpus.wordmap import WordMapWriter
 from prealign.text.tokenizer import Tokenizer
 from prealign.text.words import letter_table, word_spans
 
-SPLITS = ("train", "heldout")
+SPLITS = ("train", "dev", "test")
+"""What a run trains on, what it is watched and tuned on, and what its results are reported on."""
+
+HELDOUT = ("dev", "test")
 PROGRESS = "progress.json"
 _BATCH_CHARACTERS = 1 << 20
 _SECONDS_BETWEEN_COMMITS = 10.0
@@ -30,8 +33,8 @@ _SECONDS_BETWEEN_COMMITS = 10.0
 class Split:
     """Which documents go where, by content: ``u`` uniform in [0, 1) from the document's hash.
 
-    ``u < heldout``: held out. ``heldout <= u < heldout + clone``: clone text, where ``clone`` is the summed share of
-    all clones. Else training text of the language itself.
+    ``u < heldout``: held out, the lower half for ``dev``, the upper for ``test``. ``heldout <= u < heldout + clone``:
+    clone text, where ``clone`` is the summed share of all clones. Else training text of the language itself.
     """
 
     heldout: float
@@ -42,10 +45,10 @@ class Split:
         return self.role(document_hash(document))
 
     def role(self, digest: bytes) -> str | int:
-        """``"heldout"``, the number of a clone, or ``"train"``."""
+        """``"dev"``, ``"test"``, the number of a clone, or ``"train"``."""
         u = int.from_bytes(digest[:8], "little") / 2.0**64
         if u < self.heldout:
-            return "heldout"
+            return "dev" if u < self.heldout / 2 else "test"
         limit = self.heldout
         for number, share in enumerate(self.clone_shares):
             limit += share * (1.0 - self.heldout)
@@ -222,10 +225,10 @@ def build_stores(
     rewrite: Callable[[str], str] | None = None,
     shard_tokens: int | None = None,
 ) -> dict[str, int]:
-    """Write ``train`` and ``heldout`` stores with word maps to ``folder``, on all cores.
+    """Write ``train``, ``dev`` and ``test`` stores with word maps to ``folder``, on all cores.
 
     ``shift`` is added to every token id (a clone's block of the vocabulary). ``split_of`` maps a document's hash to
-    ``train``, ``heldout`` or None (not of this language). ``rewrite`` is applied to the documents chosen. Exact
+    ``train``, ``dev``, ``test`` or None (not of this language). ``rewrite`` is applied to the documents chosen. Exact
     repetitions of a document are dropped. ``shard_tokens``: tokens of a shard of the training text; None: one file.
     Returns counts.
 
@@ -255,7 +258,7 @@ def build_stores(
                     parts.setdefault(split, []).append(document)
             yield parts
 
-    shards = {"train": shard_tokens, "heldout": None}
+    shards = {"train": shard_tokens, "dev": None, "test": None}
     writers = {
         split: _SplitWriter(folder, split, vocab_size, done["splits"].get(split), shards[split]) for split in SPLITS
     }

@@ -1,9 +1,12 @@
-"""Code-switch index map: for every word of a store, which form of which lexicon entry it is.
+"""Code-switch index map: for every word of a store, which lexicon entry it is and how it is written.
 
 ``NAME.cs``: header (magic, uint64 version, words, item size), then one little-endian unsigned integer of two to four
-bytes a word, in the order of the word map: 0 for a word that is not in the table, else form number + 1 (forms as in
-`prealign.lexicon.compiled`). Three bytes reach for 2.7 million entries, so that word map and code-switch map take at
-most 3.3 bytes a token even where every token is a word. Built from store, word map and lexicon alone.
+bytes a word, in the order of the word map: 0 for a word that is not in the table, else ``8 * entry + writing + 1``.
+Writings 0 to 5 are the forms of `prealign.lexicon.compiled`. 6 and 7, without and with a space before it: a word that
+is usually written with capitals and is so here, where no sentence starts ("I", "London", "TV"). Its capitals are its
+own, and a translation is written as itself is; the capitals of all others ("The") come from their place, and the
+translation takes them over. Three bytes reach for 2.1 million entries, so that word map and code-switch map take at
+most 3.3 bytes a token even where every token is a word. Built from store, word map, lexicon and tokenizer.
 """
 
 import struct
@@ -14,6 +17,7 @@ import numpy as np
 
 from prealign.corpus.header import read_header
 from prealign.corpus.pool import ordered_map
+from prealign.corpus.sentences import LOOK_BACK, start_sentences
 from prealign.corpus.shards import find_shards, joined, release
 from prealign.corpus.spans import chunks, span_keys, words_of_chunk
 from prealign.corpus.store import TokenStore
@@ -23,17 +27,24 @@ from prealign.lexicon.compiled import FORMS, CompiledLexicon
 
 _MAGIC = b"PACSMAP\x00"
 _HEADER = struct.Struct("<8sQQQ")
+MAP_VERSION = 2
+WRITINGS = 8
+"""Values of an entry."""
+OWN_CAPITALS = 6
+"""Writing of a word whose capitals are its own; one more with a space before it."""
 
 
-def build_codeswitch_map(path: Path, store: TokenStore, words: WordMap, lexicon: CompiledLexicon) -> dict[str, int]:
+def build_codeswitch_map(
+    path: Path, store: TokenStore, words: WordMap, lexicon: CompiledLexicon, marks: np.ndarray
+) -> dict[str, int]:
     """Write the map, chunks of the store in parallel; returns how many words there are and how many are in the
-    table."""
-    count = FORMS * len(lexicon)
+    table. ``marks``: as `prealign.corpus.sentences.sentence_marks` gives them."""
+    count = WRITINGS * len(lexicon)
     itemsize = 2 if count < 2**16 else 3 if count < 2**24 else 4
     matched = 0
     with path.open("wb") as file:
-        file.write(_HEADER.pack(_MAGIC, 1, words.words, itemsize))
-        for packed, known in ordered_map(_FindChunk.of(store, words, lexicon, itemsize), chunks(store)):
+        file.write(_HEADER.pack(_MAGIC, MAP_VERSION, words.words, itemsize))
+        for packed, known in ordered_map(_FindChunk.of(store, words, lexicon, itemsize, marks), chunks(store)):
             file.write(packed)
             matched += known
     return {"words": words.words, "in_table": matched}
@@ -48,13 +59,16 @@ class _FindChunk:
     lexicon: CompiledLexicon
     itemsize: int
     of_token: np.ndarray
-    """Entry of a word that is one token, by the token."""
+    """Form number + 1 of a word that is one token, by the token."""
     keys: np.ndarray
-    """Keys of the longer forms, ascending, and their entries."""
+    """Keys of the longer forms, ascending, and their form numbers + 1."""
     entries: np.ndarray
+    marks: np.ndarray
 
     @classmethod
-    def of(cls, store: TokenStore, words: WordMap, lexicon: CompiledLexicon, itemsize: int) -> "_FindChunk":
+    def of(
+        cls, store: TokenStore, words: WordMap, lexicon: CompiledLexicon, itemsize: int, marks: np.ndarray
+    ) -> "_FindChunk":
         count = FORMS * len(lexicon)
         begin, end = lexicon.form_offsets[:count], lexicon.form_offsets[1 : count + 1]
         # equal spellings: the first form, so "I" is capitalised
@@ -64,15 +78,28 @@ class _FindChunk:
         of_token = np.zeros(int(longest) + 2, np.uint32)
         single = keys <= longest + 1
         of_token[keys[single].astype(np.int64) - 1] = entries[single]
-        return cls(store, words, lexicon, itemsize, of_token, keys[~single], entries[~single])
+        return cls(store, words, lexicon, itemsize, of_token, keys[~single], entries[~single], marks)
 
     def __call__(self, chunk: tuple[int, int]) -> tuple[bytes, int]:
         tokens, starts, ends, _ = words_of_chunk(self.store, self.words, *chunk)
         forms = self.of_token.take(tokens[starts], mode="clip")
         longer = np.flatnonzero(ends - starts > 1)
         forms[longer] = self._find(tokens, starts[longer], ends[longer])
+        known = np.flatnonzero(forms)
+        forms[known] = self._written(forms[known].astype(np.int64) - 1, tokens, starts[known], chunk[0])
         packed = forms.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)[:, : self.itemsize].tobytes()
-        return packed, int(np.count_nonzero(forms))
+        return packed, len(known)
+
+    def _written(self, form: np.ndarray, tokens: np.ndarray, starts: np.ndarray, begin: int) -> np.ndarray:
+        """Values of the map for words of known forms, which start at ``starts`` of a chunk's tokens."""
+        entry, writing = np.divmod(form, FORMS)
+        own = np.flatnonzero((writing >= 2) & (writing // 2 == self.lexicon.usual_form[entry] // 2))
+        capital = writing[own] // 2 == 1  # a word in upper case starts a sentence in upper case too
+        first = max(begin - LOOK_BACK, 0)
+        around = np.concatenate((self.store.tokens[first:begin], tokens))
+        own = own[~(capital & start_sentences(around, starts[own] + (begin - first), self.marks))]
+        writing[own] = OWN_CAPITALS + writing[own] % 2
+        return WRITINGS * entry + writing + 1
 
     def _find(self, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         if not len(self.keys):
@@ -100,6 +127,14 @@ def _check_equal(
     forms[hit[~equal]] = 0
 
 
+def forms_of(values: np.ndarray, lexicon: CompiledLexicon) -> np.ndarray:
+    """Form numbers of words of the table, by their values in a map (int64, above 0)."""
+    entry, writing = np.divmod(values - 1, WRITINGS)
+    return FORMS * entry + np.where(
+        writing >= OWN_CAPITALS, 2 * (lexicon.usual_form[entry] // 2) + writing % 2, writing
+    )
+
+
 class CodeSwitchMap:
     """A map opened for reading, its shards as one; memory-mapped. ``words``: how many it shall have."""
 
@@ -121,7 +156,7 @@ class CodeSwitchMap:
             release(part)
 
     def read(self, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Form number + 1, or 0, of the words ``first[i] : first[i] + counts[i]``, one range after the other.
+        """The map's values of the words ``first[i] : first[i] + counts[i]``, one range after the other.
 
         Word numbers run on from the last to the first, as the ring of the store does. Returns uint16 or uint32.
         """
@@ -144,7 +179,7 @@ def _open(path: Path) -> tuple[int, int, np.ndarray]:
     """Words, bytes an entry, and the entries of one file."""
     fields, size = read_header(path, _HEADER, _MAGIC, "code-switch map", "code-switch map header")
     version, count, itemsize = fields
-    if version != 1 or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
+    if version != MAP_VERSION or itemsize not in (2, 3, 4) or size != _HEADER.size + count * itemsize:
         raise UserError(f"{path}: found version {version}, {size} bytes for {count} words; prepare it again")
     size = count * itemsize
     entries = np.asarray(np.memmap(path, np.uint8, "r", _HEADER.size, (size,))) if count else np.empty(0, "u1")

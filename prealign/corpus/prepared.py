@@ -10,6 +10,7 @@ import numpy as np
 from prealign.config import Recipe
 from prealign.config.facts import facts_period
 from prealign.corpus.artefact import Artefact, digest, open_artefact
+from prealign.corpus.building import SPLITS
 from prealign.corpus.codeswitch_map import CodeSwitchMap
 from prealign.corpus.facts.building import period_folder
 from prealign.corpus.preparing import codeswitch_folder, has_lexicon, load_clone_words, switched_sources
@@ -33,6 +34,8 @@ class PreparedData:
 
     recipe: Recipe
     artefacts: dict[str, Artefact]
+    split: str = "dev"
+    """Held-out text that is measured on: ``dev`` while training and for choices, ``test`` for results."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,17 +72,24 @@ class PreparedData:
 
     @cached_property
     def lexicon(self) -> CompiledLexicon | None:
-        """The alignment table as the recipe trains on it (top fraction, control permutation)."""
+        """The alignment table as the recipe aligns with it (top fraction, control permutation)."""
+        return self._restricted(permuted=self.recipe.lexicon.permute != "none")
+
+    @cached_property
+    def switching_lexicon(self) -> CompiledLexicon | None:
+        """The alignment table as the recipe code-switches with it."""
+        return self._restricted(permuted=self.recipe.lexicon.permute == "both")
+
+    def _restricted(self, permuted: bool) -> CompiledLexicon | None:
         table = self.whole_lexicon
         if table is None:
             return None
-        settings = self.recipe.lexicon
-        seed = int(mix(self.recipe.seed, Draw.PERMUTED_TABLE)) if settings.permute else None
-        return table.restrict(settings.top_fraction, seed)
+        seed = int(mix(self.recipe.seed, Draw.PERMUTED_TABLE)) if permuted else None
+        return table.restrict(self.recipe.lexicon.top_fraction, seed)
 
     def heldout(self, language: str) -> TokenStore:
-        """The held-out store of a language."""
-        return TokenStore(self.artefacts[language].folder / "heldout")
+        """The held-out store of a language (of `split`)."""
+        return TokenStore(self.artefacts[language].folder / self.split)
 
     def streams(self, code_switch: bool) -> list[TokenStream]:
         """Training streams in the order of `Recipe.sources`; with ``code_switch`` text in the source language is
@@ -93,7 +103,7 @@ class PreparedData:
             every_token = name not in recipe.languages
             period = facts_period(name)
             if name in switched or (switched and period is not None and name.startswith(f"{switched[0]}.")):
-                lexicon = self.lexicon
+                lexicon = self.switching_lexicon
                 if lexicon is None:
                     raise UserError(
                         f"codeswitch.ratio: found {recipe.codeswitch.ratio} without translations; expected "
@@ -133,9 +143,9 @@ class PreparedData:
             artefact.verify()
 
 
-def open_data(recipe: Recipe) -> PreparedData:
-    """Open what `prealign.corpus.preparing.prepare` wrote and check that it belongs to the recipe. Raises
-    `UserError`."""
+def open_data(recipe: Recipe, split: str = "dev") -> PreparedData:
+    """Open what `prealign.corpus.preparing.prepare` wrote and check that it belongs to the recipe. ``split``:
+    the held-out text to measure on, ``dev`` or ``test``. Raises `UserError`."""
     folder = recipe.data.dir
     artefacts = {"tokenizer": open_artefact(folder / "tokenizer", "tokenizer")}
     found = artefacts["tokenizer"].facts["vocab_size"]
@@ -163,7 +173,7 @@ def open_data(recipe: Recipe) -> PreparedData:
                 _expect(artefacts[key], part, artefacts[key].inputs[part], of.fingerprint)
     if recipe.facts is not None:
         artefacts[FACTS] = _open_facts(recipe, artefacts)
-    return PreparedData(recipe, artefacts)
+    return PreparedData(recipe, artefacts, split)
 
 
 def _open_facts(recipe: Recipe, artefacts: dict[str, Artefact]) -> Artefact:
@@ -188,6 +198,7 @@ def _open_store(recipe: Recipe, name: str, artefacts: dict[str, Artefact]) -> Ar
     _expect(artefact, "vocab_size", artefact.inputs["vocab_size"], recipe.vocab_size)
     _expect(artefact, "shift", artefact.inputs["shift"], recipe.token_offset(language))
     _expect(artefact, "clone words", artefact.inputs.get("clone_words"), words.fingerprint if words else None)
+    _expect(artefact, "splits", artefact.inputs.get("splits"), list(SPLITS))
     tokens = artefact.facts["train_tokens"]
     if name in recipe.languages and tokens < recipe.model.context:
         raise UserError(

@@ -18,13 +18,14 @@ from typing import Any
 from prealign.config import Recipe
 from prealign.config.texts import Text
 from prealign.corpus.artefact import Artefact, InputHashes, ensure, locked, open_artefact
-from prealign.corpus.building import Split, build_stores
-from prealign.corpus.codeswitch_map import build_codeswitch_map
+from prealign.corpus.building import HELDOUT, SPLITS, Split, build_stores
+from prealign.corpus.codeswitch_map import MAP_VERSION, build_codeswitch_map
 from prealign.corpus.counting import count_words
 from prealign.corpus.facts.relations import relations_of
 from prealign.corpus.pool import in_child
 from prealign.corpus.preparing_facts import prepare_facts
 from prealign.corpus.preparing_lexicon import WAYPOINTS, prepare_lexicon
+from prealign.corpus.sentences import sentence_marks
 from prealign.corpus.shards import find_shards
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
@@ -42,6 +43,9 @@ _UNSPACED_SHARE = 8
 """One part in so many of text without spaces trains the tokenizer."""
 
 _FEW_SAMPLES = 10
+
+_NAMED = 5
+"""Files without documents that a note names."""
 
 MOST_CLONE_WORDS = 1_000_000
 """Word types that a clone at word level exchanges, the most frequent ones; the table is held in memory."""
@@ -88,7 +92,7 @@ class _Preparation:
         if has_lexicon(self.recipe):
             lexicon = prepare_lexicon(self.recipe, stores, clone_words, tokenizer, self.hashes, self._ensure)
             for name in switched_sources(self.recipe):
-                self._codeswitch(name, stores[name], lexicon)
+                self._codeswitch(name, stores[name], lexicon, tokenizer)
             words = open_artefact(self.dir / "words", WAYPOINTS["words"])
         if self.recipe.facts is not None:
             levels = {name: load_clone_words(artefact) for name, artefact in clone_words.items()}
@@ -107,6 +111,20 @@ class _Preparation:
                     dictionary_files(dictionary)
         if self.recipe.facts is not None:
             relations_of(self.recipe)
+
+    def _met(self, name: str, counts: ReadCounts) -> dict[str, int]:
+        """What the reader met, for the manifest; files without documents are named."""
+        if counts.empty_files:
+            more = len(counts.empty_files) - _NAMED
+            names = ", ".join(counts.empty_files[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+            self.say(f"note: {name}: passed over {len(counts.empty_files)} files without a document: {names}")
+        return {
+            "documents_read": counts.documents,
+            "empty": counts.empty,
+            "invalid_utf8": counts.invalid_utf8,
+            "empty_files": len(counts.empty_files),
+            "normalized": counts.normalized,
+        }
 
     def _text_inputs(self, name: str) -> dict[str, Any]:
         """What the text of a source depends on."""
@@ -178,7 +196,7 @@ class _Preparation:
         for document in self._documents(name, counts):
             if budget <= 0:
                 break
-            if self._split(name).role_of(document) != "heldout":
+            if self._split(name).role_of(document) not in HELDOUT:
                 budget -= len(document.encode())
                 yield document
         _expect_documents(f"languages.{name}", counts)
@@ -224,11 +242,7 @@ class _Preparation:
                 self.data.shard_tokens,
             )
             _expect_documents(self.recipe.source_key(name), counts)
-            return facts | {
-                "documents_read": counts.documents,
-                "empty": counts.empty,
-                "invalid_utf8": counts.invalid_utf8,
-            }
+            return facts | self._met(name, counts)
 
         return self._ensure(name, "token store", inputs, build, resumable=True)
 
@@ -251,7 +265,7 @@ class _Preparation:
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
-            wanted = {role: "train", "heldout": "heldout"}
+            wanted = {role: "train"} | {part: part for part in HELDOUT}
             facts = build_stores(
                 self._documents(origin, counts),
                 folder,
@@ -263,41 +277,37 @@ class _Preparation:
                 self.data.shard_tokens,
             )
             _expect_documents(f"languages.{origin}", counts)
-            for part, key in (("train", f"languages.{name}.clone_share"), ("heldout", "data.heldout_fraction")):
-                if facts[f"{part}_tokens"] == 0:
-                    raise UserError(
-                        f"languages.{name}: none of {counts.documents} documents went to the {part} split; "
-                        f"give more text or change {key}"
-                    )
-            return facts | {
-                "documents_read": counts.documents,
-                "empty": counts.empty,
-                "invalid_utf8": counts.invalid_utf8,
-            }
+            if facts["train_tokens"] == 0:
+                raise UserError(
+                    f"languages.{name}: none of {counts.documents} documents went to the train split; give more text "
+                    f"or change languages.{name}.clone_share"
+                )
+            return facts | self._met(name, counts)
 
         store = self._ensure(name, "token store", inputs, build, resumable=True)
-        heldout = store.facts["heldout_tokens"]
+        heldout = min(store.facts[f"{part}_tokens"] for part in HELDOUT)
         if heldout < _FEW_SAMPLES * self.recipe.model.context:
             self.say(
-                f"note: languages.{name}: {heldout:,} held-out tokens, less than {_FEW_SAMPLES} samples, are few to "
-                f"measure on; a data.heldout_fraction above {self.data.heldout_fraction:g} gives more"
+                f"note: languages.{name}: {heldout:,} tokens of dev or test, less than {_FEW_SAMPLES} samples, are "
+                f"few to measure on; a data.heldout_fraction above {self.data.heldout_fraction:g} gives more"
             )
         return store
 
     def _store_inputs(self, words: Artefact | None) -> dict[str, Any]:
-        """What a store depends on only in some recipes."""
+        """What a store depends on beside its text: the splits, and what only some recipes have."""
         shards = {"shard_tokens": self.data.shard_tokens} if self.data.shard_tokens is not None else {}
-        return shards | ({"clone_words": words.fingerprint} if words else {})
+        return {"splits": list(SPLITS)} | shards | ({"clone_words": words.fingerprint} if words else {})
 
-    def _codeswitch(self, name: str, store: Artefact, lexicon: Artefact) -> None:
-        inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint}
+    def _codeswitch(self, name: str, store: Artefact, lexicon: Artefact, tokenizer: Tokenizer) -> None:
+        inputs = {"store": store.fingerprint, "lexicon": lexicon.fingerprint, "version": MAP_VERSION}
 
         def build(folder: Path) -> dict[str, Any]:
             table = CompiledLexicon.load(lexicon.folder, lexicon.facts["languages"])
+            marks = sentence_marks(tokenizer)
             facts: Counter[str] = Counter()
             for index in find_shards(store.folder / "train", ".idx"):
                 shard, words = TokenStore(index.with_suffix("")), WordMap(index.with_suffix(".words"))
-                facts.update(build_codeswitch_map(folder / f"{index.stem}.cs", shard, words, table))
+                facts.update(build_codeswitch_map(folder / f"{index.stem}.cs", shard, words, table, marks))
             return dict(facts)
 
         self._ensure(codeswitch_folder(name), "code-switch map", inputs, build)

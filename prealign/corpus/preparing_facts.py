@@ -6,6 +6,7 @@ from typing import Any
 
 from prealign.config import Recipe
 from prealign.corpus.artefact import Artefact, InputHashes
+from prealign.corpus.codeswitch_map import MAP_VERSION
 from prealign.corpus.counting import read_counts
 from prealign.corpus.facts.building import build_period, check_room, period_folder, write_statements
 from prealign.corpus.facts.drawing import Fact, draw_facts, write_facts
@@ -50,6 +51,7 @@ def prepare_facts(
         "clone_words": {name: artefact.fingerprint for name, artefact in clone_words.items()},
         "words": words.fingerprint if words is not None else None,
         "lexicon": lexicon.fingerprint if lexicon is not None else None,
+        "map": MAP_VERSION,
     }
 
     def build(folder: Path) -> dict[str, Any]:

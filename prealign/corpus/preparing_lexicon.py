@@ -46,7 +46,7 @@ WAYPOINTS = {
 }
 """Artefacts beside the compiled table, name -> kind: what it was made from, and what is said of it."""
 
-COVERAGE_VERSION = 1
+COVERAGE_VERSION = 2
 """Part of what a report is made from: higher when it says something else of the same table."""
 
 
@@ -250,7 +250,8 @@ def _table(
         )
         report = json.dumps(dropped_as_dict(dropped), indent=1, ensure_ascii=False)
         (folder / "heldout_pairs.json").write_text(report + "\n", encoding="utf-8")
-        return facts | {"languages": names, "source_words": words.facts["words"]}
+        counted = {"source_words": words.facts["words"], "source_occurrences": words.facts["occurrences"]}
+        return facts | {"languages": names} | counted
 
     return ensure("lexicon", "alignment table", inputs, build)
 
@@ -289,7 +290,7 @@ def _coverage(
                 report["languages"][name]["target_text"] = {"needs": segmenters[name]}
                 continue
             table = read_table(lexicon.folder / "lexicon.jsonl")
-            counts = _heldout_text(stores[name], tokenizer, segmenters[name], folder)
+            counts = _dev_text(stores[name], tokenizer, segmenters[name], folder)
             key = Cleaner(recipe.languages[name], max_words=1).key
             report["languages"][name]["target_text"] = measure_target_text(counts, table, name, key)
         (folder / "coverage.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -298,13 +299,13 @@ def _coverage(
     return ensure("coverage", WAYPOINTS["coverage"], inputs, build)
 
 
-def _heldout_text(store: Artefact, tokenizer: Tokenizer, segmenter: str, folder: Path) -> Iterable[tuple[str, int]]:
-    """Words of a language's held-out text with their occurrences."""
-    text = TokenStore(store.folder / "heldout")
+def _dev_text(store: Artefact, tokenizer: Tokenizer, segmenter: str, folder: Path) -> Iterable[tuple[str, int]]:
+    """Words of a language's dev text with their occurrences."""
+    text = TokenStore(store.folder / "dev")
     if segmenter == "none":
         scratch = folder / "scratch"
         scratch.mkdir()
-        counts = count_words(text, WordMap(store.folder / "heldout.words"), tokenizer, scratch)
+        counts = count_words(text, WordMap(store.folder / "dev.words"), tokenizer, scratch)
         found = [(word, count) for word, count, _ in counts]
         shutil.rmtree(scratch)
         return found

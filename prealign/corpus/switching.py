@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from prealign.corpus.codeswitch_map import OWN_CAPITALS, WRITINGS
 from prealign.hashing import draws, mix, uniform
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 
@@ -44,10 +45,10 @@ class Switcher:
 
     @cached_property
     def _languages(self) -> np.ndarray:
-        """Target languages that translate the word of a map entry (form + 1, or 0), uint8."""
+        """Target languages that translate a word, by its value in the code-switch map, uint8."""
         ranges = self.lexicon.translation_offsets
         per_entry = (ranges[:, :, 1] > ranges[:, :, 0]).sum(axis=1).astype(np.uint8)
-        return np.concatenate((np.zeros(1, np.uint8), np.repeat(per_entry, FORMS)))
+        return np.concatenate((np.zeros(1, np.uint8), np.repeat(per_entry, WRITINGS)))
 
     @cached_property
     def _switchable(self) -> np.ndarray:
@@ -58,7 +59,7 @@ class Switcher:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw replacements for words.
 
-        ``forms``: code-switch map entries (form + 1, or 0), ``[n]``. ``ordinals``: their word numbers in the corpus.
+        ``forms``: their values in the code-switch map, ``[n]``. ``ordinals``: their word numbers in the corpus.
         ``epoch``: of all, or of each word. Returns ``(chosen, replacement, eligible)``: the indices of the words that
         are replaced, ascending, ``[k]``; the form number that replaces each of them, ``[k]``; whether a word has a
         translation, ``[n]``. The target language is drawn uniformly among those that translate the word, then the
@@ -73,18 +74,19 @@ class Switcher:
         if len(chosen) == 0:
             return chosen, np.empty(0, np.int64), eligible
         lexicon = self.lexicon
-        form = forms[chosen].astype(np.int64) - 1
+        entry, writing = np.divmod(forms[chosen].astype(np.int64) - 1, WRITINGS)
         ordinal = ordinals[chosen]
         state = state[chosen] if state.ndim else state
-        ranges = lexicon.translation_offsets[form // FORMS]
+        ranges = lexicon.translation_offsets[entry]
         counts = ranges[:, :, 1] - ranges[:, :, 0]
-        languages = self._languages[form + 1]
+        languages = self._languages[forms[chosen]]
         rank = (uniform(draws(state, ordinal, 1)) * languages).astype(np.int64)
         column = np.argmax(np.cumsum(counts > 0, axis=1) == (rank + 1)[:, None], axis=1)
         row = np.arange(len(chosen))
         pick = (uniform(draws(state, ordinal, 2)) * counts[row, column]).astype(np.int64)
         surface = lexicon.translations[ranges[row, column, 0] + pick].astype(np.int64)
-        return chosen, surface * FORMS + form % FORMS, eligible
+        usual = 2 * (lexicon.usual_form[surface] // 2) + writing % 2
+        return chosen, surface * FORMS + np.where(writing >= OWN_CAPITALS, usual, writing), eligible
 
     def apply(
         self, tokens: np.ndarray, words: Replacements, inputs: np.ndarray, targets: np.ndarray

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from prealign.corpus.artefact import Artefact, open_artefact
-from prealign.corpus.codeswitch_map import CodeSwitchMap
+from prealign.corpus.building import SPLITS
+from prealign.corpus.codeswitch_map import WRITINGS, CodeSwitchMap, forms_of
 from prealign.corpus.facts.checking import check_facts
 from prealign.corpus.pool import ordered_map
 from prealign.corpus.prepared import FACTS, PreparedData
@@ -30,7 +31,7 @@ def verify_data(data: PreparedData, say: Callable[[str], None]) -> None:
     for name, artefact in (data.artefacts | waypoints).items():
         artefact.verify()
         if name in data.recipe.languages:
-            for split in ("train", "heldout"):
+            for split in SPLITS:
                 _check_store(data, name, artefact, split)
         if name == "lexicon" and data.whole_lexicon is not None:
             _check_lexicon(artefact, data.whole_lexicon, data.recipe.vocab_size)
@@ -45,7 +46,7 @@ def verify_data(data: PreparedData, say: Callable[[str], None]) -> None:
 def _expect(artefact: Artefact, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise UserError(
-            f"{artefact.folder}: {what}: found {found}; expected {expected}; remove {artefact.folder} and run "
+            f"{artefact.folder}: {what}: found {found}; expected {expected}; move {artefact.folder} away and run "
             "launchers/prepare.py again"
         )
 
@@ -120,10 +121,11 @@ def _check_codeswitch(data: PreparedData, artefact: Artefact) -> None:
         entries = forms.read(np.array([ordinal]), np.array([len(starts)])).astype(np.int64)
         forms.release()
         known = np.flatnonzero(entries)
-        if len(known) and entries.max() > FORMS * len(lexicon):
+        if len(known) and entries.max() > WRITINGS * len(lexicon):
             return len(known), len(known)
-        begin = lexicon.form_offsets[entries[known] - 1]
-        lengths = lexicon.form_offsets[entries[known]] - begin
+        form = forms_of(entries[known], lexicon)
+        begin = lexicon.form_offsets[form]
+        lengths = lexicon.form_offsets[form + 1] - begin
         wrong = lengths != ends[known] - starts[known]
         for place in range(int(lengths.max(initial=0))):
             inside = np.flatnonzero(~wrong & (place < lengths))

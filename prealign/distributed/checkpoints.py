@@ -173,7 +173,7 @@ class Checkpoints:
         if candidates:
             raise UserError(
                 f"{self._folder}: found no whole checkpoint among {', '.join(candidates)}; expected one; restore it "
-                f"from a copy, or remove the folder to train the stage again"
+                f"from a copy, or choose another run_dir to train the stage again"
             )
         return None
 

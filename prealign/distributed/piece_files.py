@@ -26,6 +26,15 @@ _CHUNK = 1 << 22
 
 Batch = dict[str, torch.Tensor]
 
+_UMASK = os.umask(0o077)  # there is no way to read it without setting it
+os.umask(_UMASK)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file with the rights that the umask gives; the library's are the owner's alone."""
+    save_file(tensors, path)
+    path.chmod(0o666 & ~_UMASK)
+
 
 def batches(tensors: Iterable[tuple[str, Piece, torch.Tensor]]) -> Iterator[Batch]:
     """Copies of (key, piece, ``[length]`` tensor) in host memory, in batches of about `FILE_BYTES`."""
@@ -47,7 +56,7 @@ def write_batches(folder: Path, rank: int, content: Iterable[Batch]) -> dict[str
     files = {}
     for number, batch in enumerate(content):
         path = folder / f"rank-{rank:05d}-{number:03d}.safetensors"
-        save_file(batch, path)
+        save_tensors(batch, path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import groups, safe_get_full_fp32_param
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from prealign.corpus.artefact import write_atomically
+from prealign.distributed.piece_files import save_tensors
 from prealign.distributed.pieces import held_pieces, parameter_shapes, shard_of
 from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.world import World
@@ -38,7 +38,7 @@ def save_weights(engine: deepspeed.DeepSpeedEngine, world: World, folder: Path, 
 
     def flush() -> None:
         name = f"weights-{len(set(files.values())) + 1:05d}.safetensors"
-        save_file(pending, partial / name)
+        save_tensors(pending, partial / name)
         files.update(dict.fromkeys(pending, name))
         pending.clear()
 
@@ -85,7 +85,9 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))["state"]
     except (ValueError, KeyError):
-        raise UserError(f"{path}: not a manifest of weights; remove {folder} to train the stage again") from None
+        raise UserError(
+            f"{path}: not a manifest of weights; restore it from a copy, or choose another run_dir"
+        ) from None
 
 
 class Weights:

@@ -123,6 +123,7 @@ def running_world(tensor_ranks: int = 1, sequence_ranks: int = 1) -> Iterator[Wo
     it. Raises `UserError` where the sizes do not divide it."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    _check_environment()
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -140,12 +141,43 @@ def running_world(tensor_ranks: int = 1, sequence_ranks: int = 1) -> Iterator[Wo
         if "OMP_NUM_THREADS" not in os.environ:
             local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
-    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    try:
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        raise _cannot_meet(str(error)) from None
     try:
         control = dist.new_group(backend="gloo") if on_gpu else None
         yield world_of(device, control, tensor_ranks, sequence_ranks)
     finally:
         dist.destroy_process_group()
+
+
+def _check_environment() -> None:
+    """Refuse what a launcher did not set as a whole: a variable left over from another start."""
+    found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
+    if found and missing:
+        shown = ", ".join(f"{name}={value}" for name, value in found.items())
+        raise UserError(
+            f"environment: found {shown} without {', '.join(missing)}; expected all of them, from a launcher, or none "
+            f"for one process: start with deepspeed or torchrun, or 'unset {' '.join(found)}'"
+        )
+
+
+def _cannot_meet(reason: str) -> UserError:
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in reason or "already in use" in reason:
+        return UserError(
+            f"environment: MASTER_PORT {os.environ['MASTER_PORT']} is in use on this machine, maybe by another run; "
+            f"choose another one, as with 'deepspeed --master_port 29700' or 'torchrun --master-port 29700'"
+        )
+    reason = reason.partition("\n")[0][:200]
+    return UserError(
+        f"environment: the {os.environ['WORLD_SIZE']} processes did not meet at {place} ({reason}); check that all are "
+        f"started, that MASTER_ADDR is the first one's machine and that its port can be reached"
+    )
 
 
 def row_ranks(ranks: int, tensor_ranks: int, sequence_ranks: int) -> int:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import World
@@ -19,7 +21,6 @@ from prealign.evaluation.seen_words import seen_and_unseen
 from prealign.evaluation.similarity import pair_cosines
 from prealign.evaluation.word_pairs import draw_pairs, heldout_lexicon, word_vectors
 from prealign.lexicon.compiled import CompiledLexicon
-from prealign.objectives.joint import JointModel
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Subject:
     recipe: Recipe
     data: PreparedData
     world: World
-    model: JointModel
+    model: torch.nn.Module
+    """Maps `ModelInputs` to `ModelOutputs`."""
     run: Path
     stage: str
     step: int

@@ -50,9 +50,11 @@ def mean_interval(values: list[float]) -> tuple[float, float] | None:
     return statistics.mean(values) - half, statistics.mean(values) + half
 
 
-def results_path(run: Path, stage: str, step: int) -> Path:
-    """``evaluation/step-N.json`` for the pretrain stage, ``evaluation/align-step-N.json`` for the other."""
-    return run / "evaluation" / f"{'' if stage == 'pretrain' else stage + '-'}step-{step}.json"
+def results_path(run: Path, stage: str, step: int, split: str = "test") -> Path:
+    """``evaluation/step-N.json`` for the pretrain stage, ``evaluation/align-step-N.json`` for the other; with ``-dev``
+    behind the number where it was not measured on the test text."""
+    before, after = "" if stage == "pretrain" else f"{stage}-", "" if split == "test" else f"-{split}"
+    return run / "evaluation" / f"{before}step-{step}{after}.json"
 
 
 def write_results(path: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def seen_and_unseen(data: PreparedData, language: str, nats: np.ndarray) -> dict
     if not data.recipe.languages[language].space_prefix:
         raise NotMeasured(f"'{language}' is written without spaces, so its words are not known")
     store = data.heldout(language)
-    words = WordMap(data.artefacts[language].folder / "heldout.words")
+    words = WordMap(data.artefacts[language].folder / f"{data.split}.words")
     tokens, starts, ends, _ = words_of_chunk(store, words, 0, min(len(nats) + 1, len(store)))
     whole = (starts >= 1) & (ends <= len(nats) + 1)
     starts, ends = starts[whole], ends[whole]

@@ -20,6 +20,7 @@ _WORD = regex.compile(r"[\p{L}\p{M}\-‐'’·・ \u200c\u200d]+")
 _EXAMPLES = 5
 
 REASONS = {
+    "bad line": "a line that is not as the format of its file has it",
     "source is not a word": "the source side is empty, several words, or has other characters than letters",
     "fragment": "the source side is what an apostrophe leaves of a word (languages.*.fragments)",
     "not in the text": "the source word does not occur in the source language's training text (often enough)",
@@ -50,7 +51,9 @@ class Dropped:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
             # JSON can hold halves of surrogate pairs, which no file can
-            examples.append(f"{source} = {translation}".encode("utf-8", "replace").decode())
+            examples.append(
+                (f"{source} = {translation}" if translation else source).encode("utf-8", "replace").decode()
+            )
 
     def as_dict(self) -> dict[str, dict[str, object]]:
         """``{reason: {"pairs": n, "examples": [...]}}`` in the order of `REASONS`."""

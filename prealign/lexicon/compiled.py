@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from prealign.hashing import mix, permute
+from prealign.hashing import mix
 from prealign.lexicon.table import Entry
 from prealign.text.tokenizer import Tokenizer
 
 FORMS = 6
+_EXCHANGED = 32
+"""Entries that exchange their translations in a control experiment."""
 _ARRAYS = (
     "form_offsets",
     "form_tokens",
@@ -127,15 +129,32 @@ class CompiledLexicon:
         return np.diff(self.form_offsets)
 
     def restrict(self, top_fraction: float, permute_seed: int | None) -> "CompiledLexicon":
-        """The most frequent share of the entries; with a seed, each entry takes the translations of another.
+        """The most frequent share of the entries; with a seed, each entry takes the translations of another that is
+        about as frequent and as long in tokens.
 
         Left-out entries keep their numbers and lose their translations, so code-switch maps stay valid.
         """
         kept = max(1, round(top_fraction * len(self))) if len(self) else 0
         ranges = self.translation_offsets.copy()
         if permute_seed is not None:
-            ranges[:kept] = self.translation_offsets[permute(np.arange(kept), kept, int(mix(permute_seed)))]
+            ranges[:kept] = self.translation_offsets[self._partners(kept, permute_seed)]
         ranges[kept:] = 0
         restricted = object.__new__(CompiledLexicon)
         restricted.__dict__ = self.__dict__ | {"translation_offsets": ranges}
         return restricted
+
+    def _partners(self, kept: int, seed: int) -> np.ndarray:
+        """Another entry for each of the first ``kept`` (at least two), int64: in the order of the tokens of the usual
+        form and then of the count, entries are exchanged in a circle with neighbours, so none keeps its own."""
+        entries = np.arange(kept)
+        lengths = self.form_lengths[entries * FORMS + self.usual_form[:kept]]
+        near = np.lexsort((entries, lengths))  # entries are in the order of their counts
+        circles = np.arange(kept) // _EXCHANGED
+        circles[circles == circles[-1]] -= int(kept % _EXCHANGED == 1 and kept > 1)  # none is alone
+        order = near[np.lexsort((mix(seed, near), circles))]
+        following = np.roll(order, -1)
+        begins = np.flatnonzero(np.diff(circles, prepend=-1))
+        following[np.append(begins[1:], kept) - 1] = order[begins]
+        partners = np.empty(kept, np.int64)
+        partners[order] = following
+        return partners

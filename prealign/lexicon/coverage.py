@@ -1,6 +1,7 @@
 """How much of the source text the table covers, how ambiguous it is, and what was left out: a report per language."""
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from prealign.lexicon.table import Entry
 
 _EXAMPLES = 20
 _TAIL = 5
+_MANY = 0.01
+"""Share of words in forms that no translation has, from which the report says so."""
 
 
 def measure_coverage(
@@ -97,12 +100,14 @@ def measure_target_text(
 ) -> dict[str, Any]:
     """Share of a target text's words that are translations in the table; ``key`` is what spellings are compared by.
 
-    ``counts``: (word, occurrences) of the text. Returns ``{"types", "types_share", "tokens", "tokens_share"}``, shares
-    of what is covered.
+    ``counts``: (word, occurrences) of the text. Returns ``{"types", "types_share", "tokens", "tokens_share",
+    "compatibility_share"}``: shares of what is covered, and of occurrences that are not in Unicode's NFKC, which
+    translations are in.
     """
     known = {key(word) for entry in entries for word in entry.translations.get(language, [])}
-    types = tokens = covered_types = covered_tokens = 0
+    types = tokens = covered_types = covered_tokens = compatibility = 0
     for word, count in counts:
+        compatibility += 0 if unicodedata.is_normalized("NFKC", word) else count
         covered = key(word) in known
         types, tokens = types + 1, tokens + count
         covered_types, covered_tokens = covered_types + covered, covered_tokens + covered * count
@@ -111,6 +116,7 @@ def measure_target_text(
         "types_share": _ratio(covered_types, types),
         "tokens": tokens,
         "tokens_share": _ratio(covered_tokens, tokens),
+        "compatibility_share": _ratio(compatibility, tokens),
     }
 
 
@@ -142,6 +148,11 @@ def coverage_lines(path: Path) -> Iterator[str]:
         )
         if "needs" in target:
             yield f"  {'':>13} words of its text can be counted with {target['needs']}: pip install {target['needs']}"
+        if target.get("compatibility_share", 0) > _MANY:
+            yield (
+                f"  {'':>13} {target['compatibility_share']:.1%} of the words of its text have presentation forms or "
+                f"the like, which no translation has; languages.{name}.text.normalize=nfkc replaces them"
+            )
     for name in ("all languages", "any language"):
         row = report[name]
         yield f"  {name:>13} {row['types']:>9,} {row['types_share']:>7.1%} {row['tokens_share']:>8.1%}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import regex
 
 from prealign.lexicon.cleaning import Cleaner, Dropped
-from prealign.lexicon.dictionaries import Pair
+from prealign.lexicon.dictionaries import BAD_LINE, Pair
 from prealign.lexicon.table import Entry
 
 _ONE_WORD = regex.compile(r"[\p{L}\p{M}]+")
@@ -44,6 +44,9 @@ class Merger:
             dropped = self.dropped[pair.language]
             tally = self.read[pair.language].setdefault(name, {"read": 0, "kept": 0})
             tally["read"] += 1
+            if pair.rank == BAD_LINE:
+                dropped.add("bad line", pair.source, pair.translation)
+                continue
             source, _ = cleaned
             if not _ONE_WORD.fullmatch(source):
                 dropped.add("source is not a word", pair.source, pair.translation)

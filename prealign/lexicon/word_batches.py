@@ -50,6 +50,7 @@ class WordBatches:
         self._row_of = _first_of_equal_spelling(lexicon, self._form)
         offsets = lexicon.translation_offsets
         self._sources = np.flatnonzero((offsets[:, :, 1] > offsets[:, :, 0]).any(axis=1))
+        self._weights = lexicon.counts[self._sources].astype(np.float64) ** config.sampling_power
         self._place = np.full(surfaces, -1, dtype=np.int64)  # scratch: surface -> row of the batch
 
     def table_rows(self) -> int:
@@ -60,6 +61,26 @@ class WordBatches:
         inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         translations = lexicon.translations[np.repeat(begin.ravel(), counts) + inner]
         return len(np.unique(self._row_of[np.concatenate((self._sources, translations)).astype(np.int64)]))
+
+    def draws_per_step(self) -> tuple[np.ndarray, np.ndarray]:
+        """Source words that have translations, as entries of the lexicon, and how often a batch draws each of them on
+        average; spellings that two words of a batch share are not taken into account.
+
+        A race in which word i arrives after an exponential time of rate ``w_i`` is over at a time T, when the batch is
+        full; word i has arrived with probability ``1 - exp(-w_i T)``, and T is where the rows add up.
+        """
+        counts = self.lexicon.translation_offsets[self._sources]
+        rows = 1 + np.minimum(counts[:, :, 1] - counts[:, :, 0], self.config.max_translations).sum(axis=1)
+        if len(rows) == 0 or rows.sum() <= self.config.words_per_step:
+            return self._sources, np.ones(len(rows))
+        low, high = 0.0, 1.0
+        while rows @ -np.expm1(-self._weights * high) < self.config.words_per_step:
+            low, high = high, 2 * high
+        for _ in range(60):
+            middle = (low + high) / 2
+            full = rows @ -np.expm1(-self._weights * middle) >= self.config.words_per_step
+            low, high = (low, middle) if full else (middle, high)
+        return self._sources, -np.expm1(-self._weights * high)
 
     def words(self, step: int) -> np.ndarray:
         """Surfaces of the batch's rows, each spelling once, groups of a source word and its translations in a row."""
@@ -96,8 +117,7 @@ class WordBatches:
         usable = self._sources
         draws = uniform(mix(self.seed, step, usable))
         # Exponential races: the k smallest of E_i / weight_i are a draw of k without replacement, by weight
-        weights = lexicon.counts[usable] if config.sampling == "frequency" else 1.0
-        races = -np.log1p(-draws) / weights
+        races = -np.log1p(-draws) / self._weights
         count = min(len(usable), config.words_per_step)
         order = np.argpartition(races, count - 1)[:count] if count else np.empty(0, np.int64)
         order = order[np.lexsort((order, races[order]))]

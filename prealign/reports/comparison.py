@@ -3,6 +3,7 @@
 import base64
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,13 @@ def _results(runs: list[Run]) -> list[list[str]]:
 def _account(runs: list[Run]) -> list[list[str]]:
     languages = list(runs[0].recipe.languages)
     names = (f"{name}: text (+ words)" for name in languages)
-    table = [["tokens", *names, "text in all", "optimizer steps", "TFLOP"]]
+    table = [["tokens", *names, "text in all", "with a target", "optimizer steps", "TFLOP"]]
     for label, group in _by_label(runs).items():
         account = group[0].account
         cells = [f"{account.text[name]:,} (+ {account.words[name]:,})" for name in languages]
-        table.append([label, *cells, f"{account.text_tokens:,}", f"{account.steps:,}", f"{group[0].flops / 1e12:.1f}"])
+        targets = f"{sum(account.targets.values()):,}" if account.targets else "not counted"
+        cells += [f"{account.text_tokens:,}", targets, f"{account.steps:,}", f"{group[0].flops / 1e12:.1f}"]
+        table.append([label, *cells])
     return table
 
 
@@ -129,7 +132,7 @@ def _record(run: Run) -> dict[str, Any]:
     """A run in numbers, for the record."""
     last = run.evaluations[-1]
     kept = {key: value for key, value in last.items() if key.startswith(("perplexity", "bits_per_byte", "probe"))}
-    account = {"text": run.account.text, "words": run.account.words, "steps": run.account.steps, "flops": run.flops}
+    account = asdict(run.account) | {"flops": run.flops}
     return {"label": run.label, "seed": run.recipe.seed, **kept, "account": account}
 
 

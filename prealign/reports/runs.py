@@ -42,7 +42,11 @@ class Run:
         """Training operations of the run, by `prealign.model.flops`."""
         text = sum(self.account.text.values()) * text_token_flops(self.recipe)
         words = sum(self.account.words.values()) * word_token_flops(self.recipe)
-        return text + words + self.align_steps * infonce_flops(self.recipe, self.recipe.align.words_per_step)
+        pretraining = self.recipe.at_stage("pretrain")
+        every = self.recipe.pretrain.align_every
+        kept = -(-(self.account.steps - self.align_steps) // every) if every is not None else 0
+        loss = self.align_steps * infonce_flops(self.recipe, self.recipe.align.words_per_step)
+        return text + words + loss + kept * infonce_flops(pretraining, pretraining.align.words_per_step)
 
 
 def read_run(argument: str) -> Run:

@@ -13,7 +13,15 @@ from prealign.training.plan import align_plan, budgets
 from prealign.training.run import comparable
 
 _NO_MATTER = ("name", "data.dir")
-_NEW = {"align.global_batch_size": "null"}
+_NEW = dict.fromkeys(
+    (
+        "align.global_batch_size",
+        "pretrain.align_every",
+        "pretrain.align_words_per_step",
+        "pretrain.align_weight",
+    ),
+    "null",
+)
 """Keys that recipes did not have at first, with the value that means the same: runs keep their names."""
 _NOT_ALIGNING = ("stages", "codeswitch.", "pretrain.")
 """Keys of a recipe that the align stage does not read."""
@@ -146,7 +154,11 @@ def _training(
 ) -> Training:
     recipe = load_recipe(config, changes)
     identity = {
-        key: value for key, value in comparable(recipe).items() if key not in _NO_MATTER and _NEW.get(key) != value
+        key: value
+        for key, value in comparable(recipe).items()
+        if key not in _NO_MATTER
+        and _NEW.get(key) != value
+        and (not key.endswith(".text.normalize") or value != '"nfc"')
     }
     data = _data_dir(load_recipe(config, shared), recipe)
 
@@ -161,6 +173,8 @@ def _training(
     after = None
     if "align" in recipe.stages:
         aligning = {key: value for key, value in identity.items() if not key.startswith(_NOT_ALIGNING)}
+        if recipe.lexicon.permute == "both":
+            aligning["lexicon.permute"] = '"align"'
         after = named(f"align-s{seed}-{digest(aligning)[:_DIGITS]}", "align", None)
     return named(f"{variant}-s{seed}-{digest(identity)[:_DIGITS]}", "pretrain", after)
 

@@ -40,7 +40,7 @@ def read_result(folder: Path, measurement: Measurement) -> Result | None:
         result = json.loads(path.read_text(encoding="utf-8"))
         usable = result["format"] == FORMAT_VERSION and _same(result["settings"], measurement.settings)
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a result file; remove it and start again") from None
+        raise UserError(f"{path}: not a result file; move it away and start again") from None
     return result if usable else None
 
 
@@ -87,6 +87,7 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
         "tokens_per_step": training.recipe.batch.global_batch_size * training.recipe.model.context,
         "account": {
             "text": run.account.text,
+            "targets": run.account.targets,
             "words": run.account.words,
             "tokens": run.account.tokens,
             "steps": run.account.steps,

@@ -60,7 +60,9 @@ class CloneWords:
         """Read what `save` wrote. Raises `UserError` where it is not a bijection."""
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n") if line]
         if any(len(row) != 2 for row in rows) or sorted(row[0] for row in rows) != sorted(row[1] for row in rows):
-            raise UserError(f"{path}: found no bijection of words; remove {path.parent} and run launchers/prepare.py")
+            raise UserError(
+                f"{path}: found no bijection of words; move {path.parent} away and run launchers/prepare.py"
+            )
         return cls(dict(rows))
 
 

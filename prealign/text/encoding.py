@@ -1,10 +1,14 @@
-"""Text in another encoding than UTF-8, told by its byte order mark."""
+"""Bytes of text files: compressed or not, and in another encoding than UTF-8, told by its byte order mark."""
 
 import bz2
 import codecs
 import gzip
+import io
 import lzma
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from prealign.errors import UserError
 
@@ -14,7 +18,30 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+def _open_zstandard(path: Path) -> BinaryIO:
+    import pyarrow
+
+    return cast(BinaryIO, io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"), 1 << 20))
+
+
+_OPENERS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".dz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
+    ".zst": _open_zstandard,
+}
+COMPRESSED = frozenset(_OPENERS)
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+"""What reading damaged compressed data raises, beside `OSError`."""
+
+
+def open_uncompressed(path: Path) -> BinaryIO:
+    """Open a file for reading bytes, uncompressed by its suffix. Raises `OSError`, and `DAMAGED` later."""
+    opener = _OPENERS.get(path.suffix)
+    return cast(BinaryIO, path.open("rb") if opener is None else opener(path))
 
 
 def refuse_other_encodings(head: bytes, where: str) -> None:
@@ -25,13 +52,3 @@ def refuse_other_encodings(head: bytes, where: str) -> None:
                 f"{where}: found {encoding} text (by its byte order mark); expected UTF-8; convert it, as with "
                 f"'iconv -f {encoding} -t UTF-8'"
             )
-
-
-def refuse_file_of_other_encoding(path: Path) -> None:
-    """The same for a text file, compressed or not; one that cannot be read is left to its reader."""
-    try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as file:
-            head = file.read(4)
-    except (OSError, EOFError, lzma.LZMAError):
-        return
-    refuse_other_encodings(bytes(head), str(path))

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import regex
 import tiktoken
 
 from prealign.errors import UserError
@@ -24,6 +25,14 @@ LONGEST_WHITESPACE = 10_000
 """tiktoken's regular expression engine runs out of stack on whitespace runs of several hundred thousand characters;
 longer runs than this are encoded piece by piece."""
 
+LONGEST_PIECE = 500
+"""Letters of a run without a break that a tokenizer is trained on. Training takes time in the square of it, and what is
+longer is no word."""
+
+_MAYBE_LONG = re.compile(rf"\S{{{LONGEST_PIECE}}}|\s{{{LONGEST_PIECE}}}")
+_LONG_PIECE = regex.compile(
+    "|".join(rf"({kind}{{{LONGEST_PIECE}}}){kind}+" for kind in (r"[\p{L}\p{M}]", r"[^\s\p{L}\p{M}\p{N}]", r"\s"))
+)
 _WHITESPACE_RUN = re.compile(rf"\s{{{LONGEST_WHITESPACE}}}")
 
 
@@ -147,7 +156,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE of ``vocab_size - 1`` ranks (the last id is end-of-document) on `WORD_PATTERN` pieces.
+    """Train a byte-level BPE of ``vocab_size - 1`` ranks (the last id is end-of-document) on `WORD_PATTERN` pieces,
+    of which it sees the first `LONGEST_PIECE` characters.
 
     Raises `UserError` when the text is too small for that many merges.
     """
@@ -163,7 +173,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator(map(_without_long_pieces, texts), trainer)
     merges = json.loads(bpe.to_str())["model"]["merges"]
 
     to_byte = _byte_level_characters()
@@ -177,6 +187,10 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
             "lower vocab_size or add text"
         )
     return Tokenizer(ranks)
+
+
+def _without_long_pieces(text: str) -> str:
+    return _LONG_PIECE.sub(r"\1\2\3", text) if _MAYBE_LONG.search(text) else text
 
 
 def _byte_level_characters() -> dict[str, int]:

@@ -4,6 +4,8 @@ import math
 import os
 from collections.abc import Callable
 
+import numpy as np
+
 from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import row_ranks
@@ -13,6 +15,9 @@ from prealign.training.plan import Account, StagePlan, align_plan, budgets, pret
 from prealign.training.run import pretrain_start, word_tokens
 from prealign.training.space import check_space
 from prealign.training.stage import word_batches
+
+_ENOUGH = 3
+"""Draws of a word that align it, by experience at small scales."""
 
 
 def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], None]) -> None:
@@ -27,14 +32,18 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     consumed = Account.empty(recipe)
     if "align" in recipe.stages:
         plan = align_plan(recipe)
-        consumed = Account(plan.text_tokens(recipe), word_tokens(recipe, data, plan.steps), plan.steps)
+        consumed = Account(plan.text_tokens(recipe), word_tokens(recipe, data, plan), plan.steps)
         _say_plan(recipe, data, plan, consumed.words, say)
         _say_coverage(recipe, data, plan, consumed.words, say)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
         say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
     if "pretrain" in recipe.stages:
-        _say_plan(recipe, data, pretrain_plan(recipe, consumed), dict.fromkeys(recipe.languages, 0), say)
+        plan = pretrain_plan(recipe, consumed)
+        words = word_tokens(recipe, data, plan)
+        _say_plan(recipe, data, plan, words, say)
+        if plan.word_steps(recipe):
+            _say_coverage(recipe, data, plan, words, say)
     say("all checks passed; nothing was trained")
 
 
@@ -69,19 +78,28 @@ def _say_coverage(
     recipe: Recipe, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
 ) -> None:
     """How often the stage draws a word of the table, and what its word batches cost beside the text of the run."""
-    per_step, rows = recipe.align.words_per_step, word_batches(recipe, data).table_rows()
-    coverage = min(per_step, rows) * plan.steps / max(rows, 1)
+    batches, steps = word_batches(recipe, data, plan.stage), plan.word_steps(recipe)
+    rows, aligning = batches.table_rows(), recipe.at_stage(plan.stage)
+    per_step = min(aligning.align.words_per_step, rows)
+    entries, share = batches.draws_per_step()
+    drawn = share * len(steps)
+    counts = batches.lexicon.counts[entries]
+    all_words = data.artefacts["lexicon"].facts["source_occurrences"]
     text = sum(tokens or 0 for tokens in budgets(recipe)) or (recipe.mixture.tokens or 0)
-    extra = sum(words.values()) * word_token_flops(recipe) + plan.steps * infonce_flops(recipe, min(per_step, rows))
+    extra = sum(words.values()) * word_token_flops(recipe) + len(steps) * infonce_flops(aligning, per_step)
     say(
-        f"  words: {rows:,} in the table, {min(per_step, rows):,} a step, each drawn {coverage:.2f} times on average; "
-        f"{100 * extra / (text * text_token_flops(recipe)):.2g} % more FLOPs than the run's text alone"
+        f"  words: {rows:,} in the table, {per_step:,} in each of {len(steps):,} steps; a source word is drawn "
+        f"{drawn.mean():.2f} times on average (median {np.median(drawn):.2f}, the rarest {drawn.min():.2f}); those "
+        f"drawn {_ENOUGH} times and more are {100 * counts[drawn >= _ENOUGH].sum() / max(all_words, 1):.0f} % of the "
+        f"running text"
     )
-    if coverage < 1:
+    say(f"  word batches: {100 * extra / (text * text_token_flops(recipe)):.2g} % of the FLOPs of the run's text")
+    if plan.stage == "align" and drawn.mean() < 1:
+        enough = min(rows, math.ceil(_ENOUGH * rows / len(steps)))
         say(
-            f"  warning: words are drawn {coverage:.2f} times on average, too seldom to be aligned (3 are enough); "
-            f"raise align.words_per_step to {min(rows, math.ceil(3 * rows / plan.steps)):,}, or lower "
-            f"align.global_batch_size, which gives more steps"
+            f"  warning: words are drawn {drawn.mean():.2f} times on average, too seldom to be aligned ({_ENOUGH} are "
+            f"enough); raise align.words_per_step to {enough:,}, or lower align.global_batch_size, which gives more "
+            f"steps; align.sampling=frequency aligns frequent words at least"
         )
 
 

@@ -1,7 +1,7 @@
 """How many steps and samples each stage has: every language's text adds up to its budget, whatever the stages. Word
 batches are counted beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,12 +17,15 @@ from prealign.training.allocation import Stretch, Supply, allocate, integer_weig
 class Account:
     """Tokens that a run has consumed, per language.
 
-    ``text``: positions of text. ``words``: tokens of word batches. ``steps``: optimizer steps.
+    ``text``: positions of text. ``words``: tokens of word batches. ``steps``: optimizer steps. ``targets``: positions
+    of text that had a target; where a word is replaced by several tokens, all but the last of them have none. Empty
+    where they were not counted.
     """
 
     text: dict[str, int]
     words: dict[str, int]
     steps: int = 0
+    targets: dict[str, int] = field(default_factory=dict)
 
     @property
     def text_tokens(self) -> int:
@@ -38,7 +41,8 @@ class Account:
         """Sum of two accounts."""
         text = {name: self.text[name] + other.text[name] for name in self.text}
         words = {name: self.words[name] + other.words[name] for name in self.words}
-        return Account(text, words, self.steps + other.steps)
+        targets = {name: self.targets.get(name, 0) + count for name, count in other.targets.items()}
+        return Account(text, words, self.steps + other.steps, targets)
 
     @classmethod
     def empty(cls, recipe: Recipe) -> "Account":
@@ -58,6 +62,11 @@ class StagePlan:
     def global_batch_size(self) -> int:
         """Sequences of one step."""
         return self.mixture.samples // self.steps
+
+    def word_steps(self, recipe: Recipe) -> range:
+        """The steps that take a word batch."""
+        every = 1 if self.stage == "align" else recipe.pretrain.align_every
+        return range(0, self.steps, every) if every is not None else range(0)
 
     def source_tokens(self, recipe: Recipe) -> dict[str, int]:
         """Text tokens of the whole stage per source (`Recipe.sources`)."""

@@ -20,6 +20,7 @@ from prealign.model.initialisation import initial_value
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
+from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, StageContext, run_stage, word_batches
 
@@ -41,6 +42,10 @@ _MAY_CHANGE = {
 }
 """Recipe sections, and keys in them, that do not bear on what is learned; a run goes on when they differ from its first
 start."""
+
+
+_PATHS = ("data.dir", ".text.files", ".dictionaries", "tokenizer.ranks", "facts.relations")
+"""Keys that say where prepared data is, or was made from; whether it is the same, its fingerprint says."""
 
 
 def run_stages(
@@ -68,40 +73,43 @@ def run_stages(
     if only is None and recipe.stages == ["align", "pretrain"] and finished_account(recipe).steps == 0:
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
-    world.on_first(lambda: _claim(recipe, folder))
-    check_writable(folder, world.rank)
-    log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
-    try:
-        for stage in stages:
-            context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point)
-            if stage == "align":
-                initial, consumed = _fresh(recipe), Account.empty(recipe)
-                plan = align_plan(recipe)
-            else:
-                initial, consumed = pretrain_start(recipe, data)
-                plan = pretrain_plan(recipe, consumed)
-            if not _run_with_rollbacks(context, plan, initial, consumed):
-                if world.is_first:
-                    say(
-                        f"stopped: {stage} after {stop_after} of {plan.steps} steps; the same command goes on from "
-                        f"there"
-                    )
-                return
-    finally:
-        if log is not None:
-            log.close()
-    if world.is_first:
-        account = finished_account(recipe)
-        words = account.tokens - account.text_tokens
-        beside = f" and {words:,} of word batches" if words else ""
-        say(f"finished: {folder} ({account.text_tokens:,} tokens of text{beside} in {account.steps} steps)")
+    with only_run(world, folder, say) if stages else contextlib.nullcontext():
+        world.on_first(lambda: _claim(recipe, folder))
+        check_writable(folder, world.rank)
+        log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
+        try:
+            for stage in stages:
+                context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point)
+                if stage == "align":
+                    initial, consumed = _fresh(recipe), Account.empty(recipe)
+                    plan = align_plan(recipe)
+                else:
+                    initial, consumed = pretrain_start(recipe, data)
+                    plan = pretrain_plan(recipe, consumed)
+                if not _run_with_rollbacks(context, plan, initial, consumed):
+                    if world.is_first:
+                        say(
+                            f"stopped: {stage} after {stop_after} of {plan.steps} steps; the same command goes on from "
+                            f"there"
+                        )
+                    return
+        finally:
+            if log is not None:
+                log.close()
+        if world.is_first:
+            account = finished_account(recipe)
+            words = account.tokens - account.text_tokens
+            beside = f" and {words:,} of word batches" if words else ""
+            say(f"finished: {folder} ({account.text_tokens:,} tokens of text{beside} in {account.steps} steps)")
 
 
-def word_tokens(recipe: Recipe, data: PreparedData, steps: int) -> dict[str, int]:
-    """Tokens of the word batches of the align stage's first ``steps`` steps, per language. Raises `UserError`."""
-    batches = word_batches(recipe, data)
+def word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[str, int]:
+    """Tokens of a stage's word batches, per language. Raises `UserError`."""
     totals = dict.fromkeys(recipe.languages, 0)
-    for step in range(steps):
+    if not (steps := plan.word_steps(recipe)):
+        return totals
+    batches = word_batches(recipe, data, plan.stage)
+    for step in steps:
         for name, count in batches.batch(step).tokens_per_language().items():
             totals[name] += count
     return totals
@@ -119,7 +127,7 @@ def finished_account(recipe: Recipe) -> Account:
     for stage in ("pretrain", "align"):
         state = read_state(recipe.folder / stage / "weights")
         if state is not None:
-            return Account(state["text"], state["words"], state["steps"])
+            return Account(state["text"], state["words"], state["steps"], state.get("targets", {}))
     return Account.empty(recipe)
 
 
@@ -144,7 +152,7 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
             f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir, or set "
             f"checkpoint.allow_changed_data=true"
         )
-    return Weights(folder).value, Account(state["text"], state["words"], state["steps"])
+    return Weights(folder).value, Account(state["text"], state["words"], state["steps"], state.get("targets", {}))
 
 
 def _fresh(recipe: Recipe) -> InitialValue:
@@ -161,10 +169,10 @@ def _claim(recipe: Recipe, folder: Path) -> None:
         old = comparable(load_recipe(str(path)))
         new = comparable(recipe)
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
+            if old.get(key) != new.get(key) and not key.endswith(_PATHS):
                 raise UserError(
                     f"{path}: the run there has {key}={old.get(key)}; the recipe has {key}={new.get(key)}; "
-                    "choose another run_dir, or remove the folder to start again"
+                    "choose another run_dir"
                 )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,8 +182,8 @@ def _claim(recipe: Recipe, folder: Path) -> None:
 
 
 def comparable(recipe: Recipe) -> dict[str, str]:
-    """Dotted key -> value (as JSON) of all of a recipe that bears on what is learned; `align` does not where no
-    stage aligns."""
+    """Dotted key -> value (as JSON) of all of a recipe that bears on what is learned; `align` does not where
+    there are no word batches."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -186,7 +194,7 @@ def comparable(recipe: Recipe) -> dict[str, str]:
             flat[prefix] = json.dumps(value)
 
     values = recipe.model_dump(mode="json", exclude=_MAY_CHANGE)
-    if "align" not in recipe.stages:
+    if "align" not in recipe.stages and recipe.pretrain.align_every is None:
         del values["align"]
     walk("", values)
     return flat

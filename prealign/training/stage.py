@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,11 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
 
     # --- where the stage stands ---
     found = checkpoints.find()
-    step, words = 0, dict.fromkeys(recipe.languages, 0)
+    step, words, targets = 0, dict.fromkeys(recipe.languages, 0), dict.fromkeys(recipe.languages, 0)
     if found is not None:
         _check_data(found, identity["data"], recipe)
-        step, words = found.state["step"], found.state["words"]
+        step, words, targets = found.state["step"], found.state["words"], found.state.get("targets", targets)
+    new_targets = torch.zeros(len(targets), dtype=torch.float64, device=world.device)  # of this rank, since `targets`
 
     evaluated = step if found is not None and not found.state.get("evaluation_due", False) else None
     saved = step if found is not None else None
@@ -97,7 +98,8 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         pin_memory=world.device.type == "cuda",
         on_worker_start=ignore_signals,
     )
-    words_of = word_batches(recipe, context.data) if stage == "align" else None
+    every = 1 if stage == "align" else recipe.pretrain.align_every
+    words_of = word_batches(recipe, context.data, stage) if every is not None else None
     if context.log is not None:
         context.log.cut(stage, step if found is not None else -1, evaluated == step)
     guard = AnomalyGuard(
@@ -112,7 +114,13 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
     )
 
     def spent() -> Account:
-        return consumed.plus(Account(plan.text_tokens(recipe, step), dict(words), step))
+        return consumed.plus(Account(plan.text_tokens(recipe, step), dict(words), step, dict(targets)))
+
+    def count_targets() -> None:
+        """Bring ``targets`` up to date; all ranks call it."""
+        for name, count in zip(targets, world.sum(new_targets).tolist()):
+            targets[name] += round(count)
+        new_targets.zero_()
 
     def evaluation_due() -> bool:
         facts = stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step)
@@ -128,14 +136,15 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
             context.log.write(row)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
             display.say(f"{stage} {step}: {shown}")
-            if stage == "align" and step == plan.steps:
-                for line in alignment_lines(results):
-                    display.say(line)
+            for line in alignment_lines(results.get("alignment", {})):
+                display.say(line)
         evaluated = step
 
     def checkpoint() -> None:
         nonlocal saved
-        state = {"step": step, "words": words, "evaluation_due": evaluation_due(), "anomalies": guard.state} | identity
+        count_targets()
+        state = {"step": step, "words": words, "targets": targets} | identity
+        state |= {"evaluation_due": evaluation_due(), "anomalies": guard.state}
         checkpoints.save(engine, step, state)
         saved = step
 
@@ -163,9 +172,10 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
         while step < last:
             with clock.part("wait"):
                 micro = next(batches)
-                word_batch = words_of.batch(step) if words_of is not None else None
+                word_batch = words_of.batch(step) if words_of and every and step % every == 0 else None
             sums = take_step(engine, recipe, world, micro, word_batch, clock, guard)
             step += 1
+            new_targets += sums.targets
             if word_batch is not None:
                 for name, count in word_batch.tokens_per_language().items():
                     words[name] += count
@@ -201,8 +211,8 @@ def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValu
 
     checkpoints.wait()
     if step == plan.steps:
-        account = spent()
-        state = {"stage": stage, "text": account.text, "words": account.words, "steps": account.steps} | identity
+        count_targets()
+        state = {"stage": stage} | asdict(spent()) | identity
         save_weights(engine, world, context.folder / "weights", state)
     engine.destroy()
     return step == plan.steps
@@ -218,32 +228,44 @@ def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
         )
 
 
-def word_batches(recipe: Recipe, data: PreparedData) -> WordBatches:
-    """What the align stage draws its words from. Raises `UserError` where there are no translations."""
+def word_batches(recipe: Recipe, data: PreparedData, stage: str = "align") -> WordBatches:
+    """What a stage draws its words from. Raises `UserError` where there are no translations."""
     if data.lexicon is None:
+        key = "stages: found 'align'" if stage == "align" else "pretrain.align_every: found a number"
         raise UserError(
-            "stages: found 'align' without translations; expected dictionaries (languages.*.dictionaries) or a clone "
-            "language"
+            f"{key} without translations; expected dictionaries (languages.*.dictionaries) or a clone language"
         )
-    return WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
+    seed = mix(recipe.seed, Draw.WORD_BATCHES) if stage == "align" else mix(recipe.seed, Draw.WORD_BATCHES, 1)
+    return WordBatches(data.lexicon, recipe.at_stage(stage).align, int(seed))
 
 
-def alignment_lines(results: dict[str, Any]) -> list[str]:
-    """Whether the align stage aligned, of an evaluation's probe: the cosine of translations and of other pairs, and a
-    warning where the input embedding is not aligned."""
-    pairs, others = results.get("probe_cosine_layers"), results.get("probe_random_cosine_layers")
-    if not pairs:
-        return []
-    middle = len(pairs) // 2
-    named = {"input embedding": 0, f"block {middle}": middle, "last layer": len(pairs) - 1}
-    cosines = ", ".join(f"{name} {pairs[layer]:.2f} ({others[layer]:.2f})" for name, layer in named.items())
-    lines = [f"align: cosine of translations (of other pairs): {cosines}"]
-    if pairs[0] < ALIGNED_COSINE:
-        lines.append(
-            f"warning: the input embedding's cosine of translations is {pairs[0]:.2f}; expected {ALIGNED_COSINE} or "
-            f"more after an align stage; raise align.words_per_step (launchers/pretrain.py --check says how often it "
-            f"draws a word), or align.weight"
-        )
+def alignment_lines(alignment: dict[str, Any]) -> list[str]:
+    """Whether the align stage aligned, from `prealign.evaluation.measuring.alignment`: one line for each language and
+    set of words, and a warning where the input embedding is not aligned."""
+    lines, cosines = [], {}
+    for language, sets in alignment.items():
+        for name, of in sets.items():
+            if "skipped" in of:
+                continue
+            words = {"table": "words of the table", "heldout": "held-out words"}[name]
+            last = len(of["cosine"]) - 1
+            middle = last // 2
+            shown = ", ".join(
+                f"{label} {of['cosine'][layer]:.2f} ({of['margin'][layer]:+.2f}; "
+                f"{100 * of['retrieval']['to_target']['csls'][layer]:.0f} %)"
+                for label, layer in {"input embedding": 0, f"block {middle}": middle, "last layer": last}.items()
+            )
+            count = of["retrieval"]["to_target"]["queries"]
+            lines.append(f"align: {language}, {count:,} {words}: cosine (over random pairs; P@1 by CSLS): {shown}")
+            if name == "table":
+                cosines[language] = of["cosine"][0]
+    lines += [
+        f"warning: the input embedding's cosine of translations into '{language}' is {cosine:.2f}; expected "
+        f"{ALIGNED_COSINE} or more after an align stage; raise align.words_per_step (launchers/pretrain.py --check "
+        f"says how often it draws a word), or align.weight"
+        for language, cosine in cosines.items()
+        if cosine < ALIGNED_COSINE
+    ]
     return lines
 
 

@@ -89,7 +89,8 @@ class StepSums:
         self._layers = recipe.align.layers
         self._world = world
         self._nats = torch.zeros(len(self._languages), dtype=torch.float64, device=world.device)
-        self._targets = torch.zeros_like(self._nats)
+        self.targets = torch.zeros_like(self._nats)
+        """Positions with a target, by language."""
         self._words = torch.zeros(3, dtype=torch.float64)
         self._align: torch.Tensor | None = None
         self.gradient_norm: float | torch.Tensor | None = None
@@ -108,7 +109,7 @@ class StepSums:
         parts = zip(rows.split(text.rows_per_language), targets.split(text.rows_per_language))
         for language, (nats, count) in zip(self._language_of_source, parts):
             self._nats[language] += nats.sum()
-            self._targets[language] += count.sum()
+            self.targets[language] += count.sum()
         self._words += words
         if outputs["align_losses"] is not None and outputs["cosines"] is not None:
             self._align = torch.stack((outputs["align_losses"], outputs["cosines"])).double()
@@ -120,7 +121,7 @@ class StepSums:
         which follows, reads whether gradients overflowed at the same point.
         """
         align = self._align[0].sum() if self._align is not None else self._nats.new_zeros(())
-        total = self._world.sum(torch.stack((self._nats.sum(), self._targets.sum(), align.to(self._nats))))
+        total = self._world.sum(torch.stack((self._nats.sum(), self.targets.sum(), align.to(self._nats))))
         return float(total[0] / total[1].clamp(min=1) + total[2])
 
     def row(self) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class StepSums:
         cosine of positives, in all and per layer; share of words replaced, among those with a translation and among
         all."""
         layers = self._align.shape[1] if self._align is not None else 0
-        flat = [self._nats, self._targets, self._words.to(self._nats.device)]
+        flat = [self._nats, self.targets, self._words.to(self._nats.device)]
         if self._align is not None:
             flat.append(self._align.flatten())
         total = self._world.sum(torch.cat(flat)).tolist()

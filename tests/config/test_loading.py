@@ -143,3 +143,38 @@ def test_vocabulary_blocks(base: Path) -> None:
     assert recipe.vocab_size == 3000
     assert recipe.padded_vocab_size == 3072
     assert [recipe.token_offset(name) for name in ("en", "xx", "yy")] == [0, 1000, 2000]
+
+
+def test_no_is_a_language(base: Path) -> None:
+    child = base.parent / "child.yaml"
+    child.write_text("base: base.yaml\nlanguages:\n  no: {tokens: 10, text: {files: [no.txt]}}\n")
+    assert "no" in load_recipe(str(child)).languages
+    assert load_recipe(str(base), ["languages.no={tokens: 10, clone_of: en}"]).languages["no"].clone_of == "en"
+    assert load_recipe(str(base), ["log.tensorboard=false"]).log.tensorboard is False
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("base:\n", r"base: found None; expected a path or a list of paths, or no 'base'"),
+        ("base: 3\n", r"base: found 3; expected a path"),
+        ("base: [base.yaml, null]\n", r"base: found \['base.yaml', None\]; expected a path"),
+        (
+            "base: base.yaml\nname: 2024-01-01\n",
+            "name: found .*; YAML reads it as a date where it is not quoted: write '2024-01-01'",
+        ),
+        (
+            "base: base.yaml\nname: 12\n",
+            "name: found 12; .*; YAML reads it as a number where it is not quoted: write '12'",
+        ),
+        ("base: base.yaml\nname: true\n", "YAML reads it as a truth value"),
+        ("base: base.yaml\nname:\n", "name: found None; .*YAML reads it as nothing"),
+        ("base: base.yaml\nlanguages:\n  12: {tokens: 10, clone_of: en}\n", "languages.12.*YAML reads it as a number"),
+    ],
+)
+def test_what_yaml_makes_of_words(base: Path, content: str, message: str) -> None:
+    child = base.parent / "child.yaml"
+    child.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(str(child))
+    assert "\n" not in str(caught.value)

@@ -19,6 +19,7 @@ from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.counting import count_words
 from prealign.corpus.pool import in_child, ordered_map
 from prealign.corpus.prepared import open_data
+from prealign.corpus.sentences import sentence_marks
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
 from prealign.errors import UserError
@@ -34,7 +35,7 @@ def build(folder: Path, data_dir: Path, texts: Iterator[str], shard_tokens: int 
     tokenizer = open_data(tiny_recipe(data_dir)).tokenizer
 
     def split(digest: bytes) -> str:
-        return "heldout" if digest[0] < 26 else "train"
+        return "dev" if digest[0] < 26 else "train"
 
     return build_stores(texts, folder, tokenizer, 600, 0, split, shard_tokens=shard_tokens)
 
@@ -83,7 +84,7 @@ def test_batches_and_interruptions_do_not_show(
         with pytest.raises(KeyboardInterrupt):
             build(folder, data_dir, breaking_off(after), shard_tokens)
         last = max(path.stem for path in folder.glob("train*.bin"))
-        for name in (f"{last}.bin", f"{last}.words", "heldout.lengths"):  # what was written after the last commit
+        for name in (f"{last}.bin", f"{last}.words", "dev.lengths"):  # what was written after the last commit
             with (folder / name).open("ab") as file:
                 file.write(b"half a batch")
     assert json.loads((folder / building.PROGRESS).read_text())["batches"] > 1
@@ -98,10 +99,11 @@ def test_counts_and_maps_do_not_depend_on_chunks(
     store, words = TokenStore(data_dir / "en" / "train"), WordMap(data_dir / "en" / "train.words")
     whole = list(count_words(store, words, data.tokenizer, tmp_path))
     assert data.whole_lexicon is not None
-    build_codeswitch_map(tmp_path / "whole.cs", store, words, data.whole_lexicon)
+    marks = sentence_marks(data.tokenizer)
+    build_codeswitch_map(tmp_path / "whole.cs", store, words, data.whole_lexicon, marks)
     monkeypatch.setattr("prealign.corpus.spans.CHUNK_TOKENS", 5003)
     assert list(count_words(store, words, data.tokenizer, tmp_path)) == whole
-    build_codeswitch_map(tmp_path / "parts.cs", store, words, data.whole_lexicon)
+    build_codeswitch_map(tmp_path / "parts.cs", store, words, data.whole_lexicon, marks)
     assert (tmp_path / "parts.cs").read_bytes() == (tmp_path / "whole.cs").read_bytes()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from prealign.config import Recipe
 from prealign.corpus import building
+from prealign.corpus.building import SPLITS
 from prealign.corpus.loader import StageDataset
 from prealign.corpus.mixture import Mixture
 from prealign.corpus.prepared import open_data
@@ -31,7 +32,7 @@ def test_documents_go_to_exactly_one_place(recipe: Recipe) -> None:
     text = [json.loads(line)["text"] for line in (SAMPLE_TEXT / "northanger_abbey.jsonl").open()]
     found: dict[str, list[str]] = {}
     for language, shift in (("en", 0), ("clone", 600)):
-        for split in ("train", "heldout"):
+        for split in SPLITS:
             store = TokenStore(recipe.data.dir / language / split)
             ends = np.cumsum(store.lengths)
             documents = [
@@ -39,9 +40,10 @@ def test_documents_go_to_exactly_one_place(recipe: Recipe) -> None:
             ]
             assert all(document[-1] == data.tokenizer.end_of_document for document in documents)
             found[f"{language} {split}"] = [data.tokenizer.decode(document[:-1]) for document in documents]
-    assert found["en heldout"] == found["clone heldout"]
+    assert found["en dev"] == found["clone dev"]
+    assert found["en test"] == found["clone test"]
     assert all(found.values())
-    assert sorted(found["en train"] + found["clone train"] + found["en heldout"]) == sorted(text)
+    assert sorted(found["en train"] + found["clone train"] + found["en dev"] + found["en test"]) == sorted(text)
 
 
 def test_words_are_counted_as_in_the_text(recipe: Recipe) -> None:
@@ -82,7 +84,9 @@ def test_only_what_changed_is_rebuilt(tmp_path: Path) -> None:
 
 def with_dictionary(tmp_path: Path, recipe: Recipe, content: str, **lexicon: object) -> Recipe:
     """English and German, with ranks of the tiny recipe."""
-    (tmp_path / "de.txt").write_text("Das Klavier klingt gut.\n\nDie Frau liest ein Buch.\n\nEin Abend im Garten.\n")
+    (tmp_path / "de.txt").write_text(
+        "\n\n".join(f"Das Klavier klingt gut.\n\nDie Frau liest {number} Bücher." for number in range(9))
+    )
     (tmp_path / "en-de.txt").write_text(content)
     german = {
         "tokens": 10_240,
@@ -192,7 +196,7 @@ def test_a_clone_at_word_level(tmp_path: Path, recipe: Recipe) -> None:
     assert [line.split()[0] for line in prepared(words)] == ["kept"] * 9
     data, tokens = open_data(words), open_data(recipe)
     table = data.clone_tokenizer.words["clone"]
-    for split in ("train", "heldout"):
+    for split in SPLITS:
         store = TokenStore(words.data.dir / "clone" / split)
         assert (store.tokens >= 600).all()
         text = data.tokenizer.decode(store.tokens.astype(int) - 600)
@@ -254,7 +258,7 @@ def pretrain_mixture(recipe: Recipe) -> Mixture:
     [
         ("", "no document with text"),
         ("\n\n \n\n", "no document with text"),
-        ("one document", "none of 1 documents went to the (train|heldout) split"),
+        ("one document", "none of 1 documents went to the (train|dev|test) split"),
         (None, "no file matches"),
         ("\n\n".join(str(number) for number in range(100)), "none of the 0 words"),
     ],
@@ -296,12 +300,12 @@ def test_what_is_missing_is_refused_before_anything_is_built(tmp_path: Path, cha
 
 
 def test_few_heldout_tokens_are_pointed_out(tmp_path: Path) -> None:
-    values = {"heldout_fraction": 0.03, "dir": str(tmp_path / "data")}
+    values = {"heldout_fraction": 0.1, "dir": str(tmp_path / "data")}
     lines = prepared(tiny_recipe(tmp_path / "data", data=values, model={"context": 2048}))
     notes = [line for line in lines if line.startswith("note: ")]
     assert len(notes) == 2
     assert "note: languages.clone: " in notes[1]
-    assert "held-out tokens, less than 10 samples, are few to measure on" in notes[1]
+    assert "tokens of dev or test, less than 10 samples, are few to measure on" in notes[1]
     assert not any(line.startswith("note") for line in prepared(tiny_recipe(tmp_path / "data", data=values)))
 
 

@@ -42,7 +42,8 @@ class Corpus:
         self.store = TokenStore(folder / "t")
         self.word_map = WordMap(folder / "t.words")
         self.lexicon = self._lexicon(kinds[:15], random, longest)
-        facts = build_codeswitch_map(folder / "t.cs", self.store, self.word_map, self.lexicon)
+        marks = np.zeros(VOCABULARY, np.uint8)
+        facts = build_codeswitch_map(folder / "t.cs", self.store, self.word_map, self.lexicon, marks)
         assert facts["words"] == len(self.words)
         self.forms = CodeSwitchMap(folder / "t.cs", self.word_map.words)
 

@@ -33,7 +33,7 @@ SWITCHED = {
 
 
 def four_languages(tmp_path: Path, recipe: Recipe, language: str) -> Recipe:
-    (tmp_path / "en.txt").write_text("\n\n".join([ENGLISH, *(f"Held out {number}" for number in range(60))]))
+    (tmp_path / "en.txt").write_text("\n\n".join([ENGLISH, *(f"Held out {number}, a woman" for number in range(60))]))
     (tmp_path / "target.txt").write_text("\n\n".join(str(number) * 9 for number in range(40)))
     dictionary = tmp_path / f"en-{language}.tsv"
     dictionary.write_text("\n".join(pair.replace(" ", "\t", 1) for pair in SWITCHED[language][0].split(", ")))

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prealign.corpus.codeswitch_map import OWN_CAPITALS, WRITINGS
 from prealign.corpus.switching import IGNORED, Replacements, Switcher
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 
@@ -125,7 +126,7 @@ def test_apply_equals_the_literal_definition(
 def test_draws_do_not_depend_on_what_is_drawn_together() -> None:
     lexicon = lexicon_of({(word, 0): [[100 + word]] for word in range(WORDS)})
     switcher = Switcher(lexicon, 0.5, False, seed=3)
-    forms = np.arange(40) % WORDS * FORMS + 1
+    forms = np.arange(40) % WORDS * WRITINGS + 1
     ordinals = np.arange(1000, 1040)
     together = replacements(switcher, forms, ordinals, 2)
     apart = [replacements(switcher, forms[i : i + 1], ordinals[i : i + 1], 2) for i in range(40)]
@@ -142,7 +143,7 @@ def test_ratio_and_uniformity() -> None:
     switcher = Switcher(lexicon, 0.05, False, seed=1)
     count = 400_000
     entries = np.arange(count) % 3  # the third word has no translation
-    forms = entries * FORMS + 1
+    forms = entries * WRITINGS + 1
     replacement, eligible = replacements(switcher, forms, np.arange(count), 0), switcher.choose(forms, forms, 0)[2]
     assert np.array_equal(eligible, entries < 2)
     switched = replacement >= 0
@@ -164,7 +165,7 @@ def test_ratio_over_ten_million_words() -> None:
     switched = eligible = 0
     for first in range(0, 10_000_000, 1_000_000):
         ordinals = np.arange(first, first + 1_000_000)
-        chosen, form, can = switcher.choose(ordinals % WORDS * FORMS + 1, ordinals, 3)
+        chosen, form, can = switcher.choose(ordinals % WORDS * WRITINGS + 1, ordinals, 3)
         switched, eligible = switched + len(chosen), eligible + int(can.sum())
         observed += np.bincount(form // FORMS, minlength=len(observed))
     assert switched / eligible == pytest.approx(0.05, abs=0.0005)
@@ -185,6 +186,16 @@ def test_words_outside_the_table_stay() -> None:
 
 def test_a_form_is_replaced_by_the_same_form() -> None:
     lexicon = lexicon_of({(2, 1): [[50, 51]]})
-    forms = 2 * FORMS + np.arange(FORMS) + 1
+    forms = 2 * WRITINGS + np.arange(FORMS) + 1
     replacement = replacements(Switcher(lexicon, 1.0, False, seed=0), forms, np.arange(FORMS), 0)
     assert np.array_equal(replacement, WORDS * FORMS + np.arange(FORMS))
+
+
+def test_own_capitals_give_the_usual_form() -> None:
+    """A translation is written as itself is, with a space where the word has one."""
+    lexicon = lexicon_of({(2, 1): [[50, 51]]})
+    values = 2 * WRITINGS + OWN_CAPITALS + np.array([0, 1]) + 1
+    for case in range(3):
+        lexicon.usual_form[WORDS] = 2 * case + 1
+        replacement = replacements(Switcher(lexicon, 1.0, False, seed=0), values, np.arange(2), 0)
+        assert replacement.tolist() == [WORDS * FORMS + 2 * case, WORDS * FORMS + 2 * case + 1]

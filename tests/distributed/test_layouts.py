@@ -58,6 +58,10 @@ def test_losses_do_not_depend_on_the_layout(
                 assert row[key] == value
             elif key == "gradient_norm":  # a square root of sums in another order
                 assert row[key] == pytest.approx(value, rel=1e-4)
+            elif key == "alignment":
+                found, wanted = (values["clone"]["table"] for values in (row[key], value))
+                for measured in ("cosine", "margin", "centred"):
+                    assert found[measured] == pytest.approx(wanted[measured], abs=1e-5)
             elif "cosine" in key:
                 assert row[key] == pytest.approx(value, abs=1e-5)
             else:

@@ -26,7 +26,7 @@ def test_words_of_the_table(data_dir: Path, language: str, count: int) -> None:
     entries = list(read_table(data_dir / "lexicon" / "lexicon.jsonl"))
     table = {entry.word for entry in entries[: round(0.1 * len(entries))]}
     local = store.tokens.astype(int) - recipe.token_offset(language)
-    starts, ends, _, _ = WordMap(data_dir / language / "heldout.words").between(0, len(store))
+    starts, ends, _, _ = WordMap(data_dir / language / "dev.words").between(0, len(store))
     expected = {"seen": [0.0, 0, 0], "unseen": [0.0, 0, 0]}
     for start, end in zip(starts.tolist(), ends.tolist()):
         written = data.tokenizer.decode(local[start:end]).removeprefix(" ")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prealign.config import Recipe
+from prealign.config import Recipe, dump_recipe, load_recipe
 from tests.conftest import tiny_recipe
 from tests.processes import ROOT, finish, free_port, metrics, start, train
 
@@ -32,7 +32,7 @@ def evaluate(run: Path, *options: str, ranks: int = 1) -> tuple[int, str, str]:
     return finish(start(["launchers/evaluate.py", "--run", str(run), *options], ranks))
 
 
-def results(run: Path, step: int, prefix: str = "") -> dict[str, Any]:
+def results(run: Path, step: int | str, prefix: str = "") -> dict[str, Any]:
     return json.loads((run / "evaluation" / f"{prefix}step-{step}.json").read_text())
 
 
@@ -42,21 +42,45 @@ def steps(run: Path) -> int:
 
 def test_final_weights_and_checkpoints_give_what_training_logged(trained: Path) -> None:
     last = steps(trained)
-    code, out, err = evaluate(trained)
+    code, out, err = evaluate(trained, "--split", "dev")
     assert code == 0, err
-    assert f"written: {trained / 'evaluation' / f'step-{last}.json'}" in out
+    assert f"written: {trained / 'evaluation' / f'step-{last}-dev.json'}" in out
     assert "skipped: no words are held out" in out
-    code, _, err = evaluate(trained, "--step", "40", "--only", "lm,mexa", ranks=2)
+    code, _, err = evaluate(trained, "--step", "40", "--only", "lm,mexa", "--split", "dev", ranks=2)
     assert code == 0, err
     logged = {row["step"]: row for row in metrics(trained) if row["kind"] == "eval" and row["stage"] == "pretrain"}
     for step, weights in ((last, "weights"), (40, "step-40")):
-        record = results(trained, step)
+        record = results(trained, f"{step}-dev")
         assert Path(record["weights"]).name == weights
         for language in ("en", "clone"):
             found = record["metrics"]["lm"][language]
             assert found["perplexity"] == pytest.approx(logged[step][f"perplexity/{language}"], rel=1e-5)
             assert found["bits_per_byte"] == pytest.approx(logged[step][f"bits_per_byte/{language}"], rel=1e-5)
-    assert set(results(trained, 40)["metrics"]) == {"lm", "mexa"}
+    assert set(results(trained, "40-dev")["metrics"]) == {"lm", "mexa"}
+
+
+def test_results_are_of_the_test_text(trained: Path) -> None:
+    last = steps(trained)
+    code, out, err = evaluate(trained, "--only", "lm")
+    assert code == 0, err
+    assert f"written: {trained / 'evaluation' / f'step-{last}.json'}" in out
+    logged = [row for row in metrics(trained) if row["kind"] == "eval"][-1]
+    found = results(trained, last)
+    assert found["split"] == "test"
+    assert found["metrics"]["lm"]["en"]["perplexity"] != pytest.approx(logged["perplexity/en"], rel=1e-3)
+
+
+def test_from_another_directory(trained: Path, tmp_path: Path) -> None:
+    """The run's data is found where it lies beside the run, wherever the command is typed."""
+    project = tmp_path / "project"
+    shutil.copytree(trained, project / "runs" / "r", ignore=shutil.ignore_patterns("evaluation"))
+    recipe = load_recipe(str(trained / "recipe.yaml"))
+    shutil.copytree(recipe.data.dir, project / "prepared")
+    moved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dir": Path("prepared")})})
+    (project / "runs" / "r" / "recipe.yaml").write_text(dump_recipe(moved))
+    command = [str(ROOT / "launchers" / "evaluate.py"), "--run", str(project / "runs" / "r"), "--only", "lm"]
+    code, _, err = finish(start(command, cwd=tmp_path))
+    assert code == 0, err
 
 
 def test_one_and_two_processes_agree(trained: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prealign.lexicon.compiled import FORMS, CompiledLexicon, compile_table, written_forms
@@ -81,8 +82,39 @@ def test_permutation_moves_whole_rows(lexicon: CompiledLexicon) -> None:
         permuted = lexicon.restrict(1.0, seed)
         order = tuple(rows.index([translations(permuted, entry, target) for target in range(3)]) for entry in range(3))
         assert sorted(order) == [0, 1, 2]
+        assert all(place != entry for entry, place in enumerate(order))  # none keeps its own
         orders.add(order)
-    assert len(orders) > 3
+    assert len(orders) == 2
+
+
+@pytest.mark.parametrize("entries", [1, 2, 32, 33, 64, 500])
+def test_permutation_is_fair(tmp_path: Path, entries: int) -> None:
+    """Partners are about as frequent and as long in tokens as the word itself, and never itself."""
+    words = [
+        ("abc" if number % 2 else "abcdef") + chr(97 + number // 26) + chr(97 + number % 26)
+        for number in range(entries)
+    ]
+    table = [Entry(word, 10_000 // (number + 1), 0, {"clone": [word]}) for number, word in enumerate(words)]
+    compile_table(
+        table,
+        TOKENIZER,
+        ["en", "clone"],
+        {"en": True, "clone": True},
+        {"en": True, "clone": True},
+        {"clone": 600},
+        tmp_path,
+    )
+    lexicon = CompiledLexicon.load(tmp_path, ["en", "clone"])
+    permuted = lexicon.restrict(1.0, 7)
+    partners = lexicon.translations[permuted.translation_offsets[:, 0, 0]] - lexicon.translations[0]
+    assert sorted(partners) == list(range(entries))
+    if entries == 1:
+        return
+    assert (partners != np.arange(entries)).all()
+    lengths = lexicon.form_lengths[np.arange(entries) * 6 + lexicon.usual_form[:entries]]
+    if entries == 500:
+        assert np.mean(lengths == lengths[partners]) > 0.9
+        assert np.median(np.abs(np.log2(lexicon.counts / lexicon.counts[partners]))) < 0.5
 
 
 def test_no_entries(tmp_path: Path) -> None:

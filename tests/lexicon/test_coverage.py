@@ -34,12 +34,19 @@ def test_coverage(tmp_path: Path) -> None:
     assert "70.0%" in text
     assert "1 script" in text
     assert "pip install jieba" in text
+    report["languages"]["de"]["target_text"] = {"tokens_share": 0.5, "compatibility_share": 0.25}
+    (tmp_path / "coverage.json").write_text(json.dumps(report))
+    text = "\n".join(coverage_lines(tmp_path / "coverage.json"))
+    assert "25.0% of the words of its text have presentation forms" in text
+    assert "languages.de.text.normalize=nfkc" in text
 
 
 def test_target_text() -> None:
     counts = [("die", 6), ("buch", 3), ("unbekannt", 1)]
     found = measure_target_text(counts, ENTRIES, "de", str.lower)
-    assert found == {"types": 3, "types_share": 0.6667, "tokens": 10, "tokens_share": 0.9}
+    shares = {"types": 3, "types_share": 0.6667, "tokens": 10, "tokens_share": 0.9}
+    assert found == shares | {"compatibility_share": 0.0}
+    assert measure_target_text([("\ufef7", 2), ("die", 6)], ENTRIES, "de", str.lower)["compatibility_share"] == 0.25
 
 
 def test_empty_text() -> None:

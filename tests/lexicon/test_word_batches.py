@@ -145,6 +145,24 @@ def test_sampling(sampling: str) -> None:
         assert share["light"] < 0.05 < 0.25 < share["the"]
 
 
+def test_everything_is_drawn_where_there_is_room() -> None:
+    assert batches(words_per_step=100).draws_per_step()[1].tolist() == [1.0] * 6
+
+
+def test_sampling_between_uniform_and_frequency() -> None:
+    first = [spelled(batches(sampling=0.5, words_per_step=4).batch(step))[0] for step in range(2000)]
+    the, light = first.count("the") / 2000, first.count("light") / 2000
+    assert the > 1 / 6
+    assert light < 1 / 6
+    assert the / light < spelled_ratio(1.0)
+
+
+def spelled_ratio(power: float) -> float:
+    """Count of the most frequent word over that of the rarest, to a power."""
+    counts = batches().lexicon.counts
+    return float((counts[0] / counts[-1]) ** power)
+
+
 def test_token_account() -> None:
     batch = batches(words_per_step=100).batch(0)
     counts = batch.tokens_per_language()

@@ -175,7 +175,7 @@ def test_damaged_results_and_missing_programs_are_named(bench: Bench) -> None:
     bench.execute()
     path = result_path(bench.plan().folder, bench.plan().measurements[0])
     path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match=f"{path}: not a result file; remove it"):
+    with pytest.raises(UserError, match=f"{path}: not a result file; move it away"):
         bench.execute()
     path.unlink()
     with Processes("no-such-launcher -n 2", bench.launchers) as processes:

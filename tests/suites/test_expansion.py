@@ -6,6 +6,7 @@ import pytest
 
 from prealign.config import load_recipe
 from prealign.errors import UserError
+from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.suites.expansion import Plan, expand
 from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names
 from prealign.training.plan import Account, align_plan, pretrain_plan
@@ -18,20 +19,20 @@ def plan_of(*names: str, scale: str = "demo", overrides: tuple[str, ...] = ()) -
 def test_equal_runs_of_several_suites_are_one() -> None:
     table1, table2 = plan_of("table1"), plan_of("table2")
     both = plan_of("table1", "table2")
-    assert (len(table1.measurements), len(table2.measurements)) == (18, 15)
-    assert len(both.measurements) == 24  # Joint Training, PreAlign and the control are in both
-    assert len(both.cells) == 33
+    assert (len(table1.measurements), len(table2.measurements)) == (50, 25)
+    assert len(both.measurements) == 60  # Joint Training, PreAlign, and PreAlign with its alignment kept are in both
+    assert len(both.cells) == 75
     assert both.cells["table1", "PreAlign", 12] == both.cells["table2", "PreAlign (both)", 12]
-    # align stages: PreAlign's, which 'align init' shares, and the control's, for each seed
+    # align stages: PreAlign's, which 'align init' and the kept alignment share, and the controls', for each seed
     aligning = [training for training in both.trainings if training.recipe.stages == ["align"]]
-    assert len(aligning) == 6
-    assert len(both.trainings) == 24 + 6
+    assert len(aligning) == 10
+    assert len(both.trainings) == 60 + 10
 
 
 def test_all_suites_have_their_first_seed_before_any_has_its_second() -> None:
     seeds = [measurement.seed for measurement in plan_of("table1", "table2", "table3").measurements]
     assert seeds == sorted(seeds)
-    assert set(seeds) == {11, 12, 13}
+    assert set(seeds) == {11, 12, 13, 14, 15}
 
 
 def test_what_changes_nothing_in_the_align_stage_shares_it() -> None:
@@ -86,12 +87,25 @@ def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
         step = training.recipe.batch.global_batch_size * training.recipe.model.context
         total = {key: text[key] + consumed.text[key] for key in text}
         assert abs(sum(total.values()) - training.tokens - (training.after.tokens if training.after else 0)) <= step
-        if not measurement.variant.endswith("_target"):
+        if not measurement.variant.endswith(("_target", "_matched")):
             spent.setdefault(training.config, []).append(total)
             context = training.recipe.model.context
             for language, tokens in total.items():
                 first = spent[training.config][0][language]
                 assert abs(tokens - first) <= (step if language == "en" else context), (measurement.name, language)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_compute_matched_training_has_the_operations_of_prealign(scale: str) -> None:
+    """By words of 2 tokens, which those of the demo have."""
+    runs = {m.variant: m.training for m in plan_of("table1", scale=scale).measurements if m.seed == 11}
+    recipe, more = runs["prealign"].recipe, runs["joint_matched"].recipe
+    aligning = runs["prealign"].after.recipe
+    steps, words = align_plan(aligning).steps, aligning.align.words_per_step
+    extra = steps * (words * 2 * word_token_flops(aligning) + infonce_flops(aligning, words))
+    added = (more.languages["en"].tokens - recipe.languages["en"].tokens) * text_token_flops(recipe)
+    assert added == pytest.approx(extra, rel=0.1)
+    assert more.languages["clone"].tokens == recipe.languages["clone"].tokens
 
 
 def test_what_does_not_align_keeps_its_name_under_other_align_settings() -> None:
@@ -101,16 +115,15 @@ def test_what_does_not_align_keeps_its_name_under_other_align_settings() -> None
 
 
 def test_prepared_data_is_shared_where_it_is_the_same() -> None:
-    plan = plan_of("table1", "figure3")
-    folders = {
-        training.name.split("-")[0]: training.recipe.data.dir for training in plan.trainings if "-s12" in training.name
-    }
+    plan = plan_of("table1")
+    folders = {training.name.split("-")[0]: training.recipe.data.dir for training in plan.trainings}
     base = Path("data/suite_demo")
     assert {folders[name] for name in ("joint", "prealign", "align", "permuted", "perfect_init", "only_target")} == {
         base
     }
     assert folders["full_target"] != base  # the clone has English's documents
-    with_clone_facts = plan.of(plan.suites[1], plan.suites[1].rows[0])[0].training.recipe
+    figure3 = plan_of("figure3")
+    with_clone_facts = figure3.of(figure3.suites[0], figure3.suites[0].rows[0])[0].training.recipe
     assert with_clone_facts.facts_languages == ["en", "clone"]
     assert with_clone_facts.data.dir not in (base, folders["full_target"])
 

@@ -1,5 +1,6 @@
 """Tokenizer: round trips, word boundaries, texts that break the engine behind it."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign.errors import UserError
-from prealign.text.tokenizer import Tokenizer, read_ranks, train_tokenizer
+from prealign.text.tokenizer import LONGEST_PIECE, Tokenizer, _without_long_pieces, read_ranks, train_tokenizer
 
 TEXT = ["the cat sat on the mat, and the dog sat too. The end!\n", "Über größere Straßen ging's 1234 mal.", "кот и пёс"]
 
@@ -121,3 +122,21 @@ def test_the_first_lost_characters_are_named() -> None:
 def test_an_invalid_pattern_names_its_key() -> None:
     with pytest.raises(UserError, match=r"^data\.tokenizer\.pattern: found '\['.*$"):
         Tokenizer({bytes([byte]): byte for byte in range(256)}, "[")
+
+
+@pytest.mark.parametrize("run", ["a", "né", "\u0e2a\u0e27\u0e31", "!", " ", "漢"])
+def test_a_long_run_does_not_hold_training_up(run: str) -> None:
+    """A million characters without a break are trained on in seconds, and encoded in full."""
+    text = [f"the garden of the evening number {number} sings" for number in range(300)]
+    long = run * (1_000_000 // len(run))
+    began = time.process_time()
+    tokenizer = train_tokenizer(iter([*text, long, f"{text[0]} {long[:600]}x"]), 300)
+    assert time.process_time() - began < 10
+    shorter = long[:50_000]
+    assert tokenizer.decode(tokenizer.encode(shorter)) == shorter
+
+
+def test_what_is_no_long_run_is_trained_on_as_it_is() -> None:
+    text = ["a" * LONGEST_PIECE, "b" * 300 + "1" + "b" * 300, "word " * 1000]
+    assert [_without_long_pieces(each) for each in text] == text
+    assert _without_long_pieces("x " + "a" * 900 + " y") == "x " + "a" * LONGEST_PIECE + " y"

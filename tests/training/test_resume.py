@@ -23,6 +23,7 @@ def recipe_of(data_dir: Path, zero_stage: int) -> Recipe:
             "clone": {"tokens": 8_000, "clone_of": "en", "clone_share": 0.2},
         },
         align={"fraction": 0.4, "words_per_step": 45},
+        pretrain={"align_every": 3},
         parallel={"precision": "fp32", "zero_stage": zero_stage},
         checkpoint={"every": 4, "keep": 2},
         evaluation={"every": 7, "tokens": 2000, "probe_words": 50},

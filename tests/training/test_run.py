@@ -1,28 +1,33 @@
 """What a run says before it trains: of budgets, and of words that are drawn too seldom."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from prealign.corpus.prepared import open_data
+from prealign.corpus.prepared import PreparedData, open_data
+from prealign.corpus.preparing import prepare
+from prealign.errors import UserError
 from prealign.training.check import check
-from prealign.training.plan import align_plan
-from prealign.training.run import word_tokens
+from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.run import finished_account, word_tokens
 from prealign.training.stage import alignment_lines, word_batches
 from tests.conftest import tiny_recipe
-from tests.processes import finish, start, train_arguments
+from tests.processes import finish, start, train, train_arguments
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "frequency"])
 def test_word_batches_beyond_a_budget_take_nothing_from_it(data_dir: Path, tmp_path: Path, sampling: str) -> None:
     """More tokens of words than the clone has of text: they are no text."""
     recipe = tiny_recipe(data_dir, align={"words_per_step": 1200, "sampling": sampling})
-    steps = align_plan(recipe).steps
-    assert word_tokens(recipe, open_data(recipe), steps)["clone"] > 10_240
+    assert word_tokens(recipe, open_data(recipe), align_plan(recipe))["clone"] > 10_240
     code, out, err = finish(start(train_arguments(recipe, tmp_path / "run"), 2))
     assert code == 0, err
     assert "(51,200 tokens of text and " in out
-    assert "align: cosine of translations (of other pairs): input embedding" in out
+    assert "words of the table: cosine (over random pairs; P@1 by CSLS): input embedding" in out
 
 
 def lines_of(data_dir: Path, tmp_path: Path, words_per_step: int) -> list[str]:
@@ -37,8 +42,11 @@ def test_the_check_says_how_often_words_are_drawn(data_dir: Path, tmp_path: Path
     rows = word_batches(recipe, open_data(recipe)).table_rows()
     said = lines_of(data_dir, tmp_path, rows)
     (line,) = [line for line in said if line.startswith("  words: ")]
-    assert f"{rows:,} in the table, {rows:,} a step, each drawn 10.00 times on average" in line
-    assert "more FLOPs than the run's text alone" in line
+    assert f"{rows:,} in the table, {rows:,} in each of 10 steps; a source word is drawn 10.00 times on average" in line
+    assert line.endswith("(median 10.00, the rarest 10.00); those drawn 3 times and more are 100 % of the running text")
+    assert any(
+        line.startswith("  word batches: ") and line.endswith(" % of the FLOPs of the run's text") for line in said
+    )
     assert not any("warning" in line for line in said)
 
 
@@ -55,10 +63,98 @@ def test_rows_of_the_table_are_those_of_a_batch_that_holds_it_all(data_dir: Path
 
 
 def test_a_stage_says_whether_it_aligned() -> None:
-    random = [0.01, 0.5, 0.5, 0.02]
-    (line,) = alignment_lines({"probe_cosine_layers": [0.95, 0.9, 0.8, 0.7], "probe_random_cosine_layers": random})
-    assert line.endswith("input embedding 0.95 (0.01), block 2 0.80 (0.50), last layer 0.70 (0.02)")
-    _, warning = alignment_lines({"probe_cosine_layers": [0.44, 0.9, 0.8, 0.7], "probe_random_cosine_layers": random})
-    assert "is 0.44; expected 0.9 or more" in warning
+    def of(cosine: float) -> dict[str, Any]:
+        found = {"csls": [0.9, 0.5, 0.4, 0.3], "queries": 500}
+        return {"cosine": [cosine, 0.9, 0.8, 0.7], "margin": [0.9, 0.4, 0.3, 0.2], "retrieval": {"to_target": found}}
+
+    (line, other) = alignment_lines(
+        {"de": {"table": of(0.95), "heldout": of(0.2)}, "zh": {"heldout": {"skipped": "no"}}}
+    )
+    assert line == (
+        "align: de, 500 words of the table: cosine (over random pairs; P@1 by CSLS): input embedding 0.95 "
+        "(+0.90; 90 %), block 1 0.90 (+0.40; 50 %), last layer 0.70 (+0.20; 30 %)"
+    )
+    assert other.startswith("align: de, 500 held-out words: ")
+    *_, warning = alignment_lines({"de": {"table": of(0.44)}})
+    assert "into 'de' is 0.44; expected 0.9 or more" in warning
     assert "align.words_per_step" in warning
-    assert alignment_lines({"perplexity/en": 3.0}) == []
+    assert alignment_lines({}) == []
+
+
+def test_alignment_kept_while_pretraining(data_dir: Path, tmp_path: Path) -> None:
+    """Word batches come beside the text of every third step, on any number of ranks alike, and are counted."""
+    recipe = tiny_recipe(data_dir, pretrain={"align_every": 3, "align_words_per_step": 40, "align_weight": 0.5})
+    rows = {ranks: train(recipe, tmp_path / str(ranks), ranks) for ranks in (1, 2)}
+    for name in ("lm_loss", "align_loss"):
+        one, two = ([row[name] for row in rows[ranks] if name in row] for ranks in (1, 2))
+        assert one == pytest.approx(two, rel=1e-4)
+    logged = {
+        row["step"]: "align_loss" in row for row in rows[1] if (row["kind"], row["stage"]) == ("train", "pretrain")
+    }
+    assert logged == {step: step % 3 == 1 for step in logged}  # a row is of the step before it
+    assert len(logged) > 3
+    run = finished_account(recipe.model_copy(update={"run_dir": tmp_path / "2"}))
+    data = open_data(recipe)
+    aligned = align_plan(recipe)
+    pretrained = pretrain_plan(recipe, Account(aligned.text_tokens(recipe), run.words, aligned.steps))
+    drawn = [word_tokens(recipe, data, plan) for plan in (aligned, pretrained)]
+    assert run.words == {name: sum(words[name] for words in drawn) for name in run.words}
+    assert drawn[1]["clone"] > 0
+    assert run.targets == finished_account(recipe.model_copy(update={"run_dir": tmp_path / "1"})).targets
+    assert run.targets["clone"] == run.text["clone"]
+    assert 0.9 * run.text["en"] < run.targets["en"] < run.text["en"]
+
+
+def test_alignment_is_not_kept_without_a_table(data_dir: Path) -> None:
+    languages = tiny_recipe(data_dir).model_dump(mode="json")["languages"]
+    recipe = tiny_recipe(data_dir, languages={"en": languages["en"]}, stages=["pretrain"])
+    with pytest.raises(UserError, match=r"pretrain\.align_every: found a number without translations"):
+        word_batches(recipe, PreparedData(recipe, {}), "pretrain")
+
+
+def test_kept_alignment_is_not_compiled(data_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"parallel\.compile: found true with pretrain\.align_every"):
+        tiny_recipe(data_dir, pretrain={"align_every": 2}, parallel={"compile": True})
+
+
+@pytest.mark.parametrize("sampling", [0.0, 0.5, 1.0])
+def test_expected_draws_are_those_of_the_batches(data_dir: Path, sampling: float) -> None:
+    recipe = tiny_recipe(data_dir, align={"words_per_step": 400, "sampling": sampling})
+    batches = word_batches(recipe, open_data(recipe))
+    entries, expected = batches.draws_per_step()
+    found = np.mean([np.isin(entries, batches.words(step)) for step in range(300)], axis=0)
+    assert found.mean() == pytest.approx(expected.mean(), rel=0.01)
+    deviations = (found - expected) / np.sqrt(np.maximum(expected * (1 - expected), 1e-9) / 300)
+    assert np.mean(np.abs(deviations) < 3) > 0.98
+    assert np.ptp(expected) < 1e-9 if sampling == 0.0 else expected[0] > 2 * expected[-1]
+
+
+def test_moved_data_is_the_same_data(data_dir: Path, tmp_path: Path) -> None:
+    """A run goes on with its data at another place, and refuses other data."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    recipe = tiny_recipe(tmp_path / "data")
+    arguments = train_arguments(recipe, tmp_path / "run", "--stop-after", "4")
+    code, _, err = finish(start(arguments))
+    assert code == 0, err
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    moved = [*arguments, f"data.dir={tmp_path / 'elsewhere'}", "languages.en.text.files=[moved.jsonl]"]
+    code, out, err = finish(start([part if part != "4" else "6" for part in moved]))
+    assert code == 0, err
+    assert "stopped: align after 6 of" in out
+    other = tiny_recipe(tmp_path / "other", data={"heldout_fraction": 0.2})
+    prepare(other, lambda line: None)
+    code, _, err = finish(start([*arguments, f"data.dir={tmp_path / 'other'}", "data.heldout_fraction=0.1"]))
+    assert code == 2
+    assert "trained on data" in err
+    assert "remove" not in err
+
+
+def test_weights_and_checkpoints_have_the_rights_that_umask_gives(data_dir: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        train(tiny_recipe(data_dir, checkpoint={"every": 4}), tmp_path / "run", 1)
+    finally:
+        os.umask(before)
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.suffix != ".partial"]
+    assert any(path.suffix == ".safetensors" for path in written)
+    assert {oct(path.stat().st_mode & 0o777) for path in written} == {"0o640"}

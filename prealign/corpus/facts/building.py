@@ -15,6 +15,7 @@ from prealign.config.facts import Facts, statement_room
 from prealign.corpus.codeswitch_map import build_codeswitch_map
 from prealign.corpus.facts.drawing import Fact
 from prealign.corpus.facts.statements import Statements
+from prealign.corpus.sentences import sentence_marks
 from prealign.corpus.store import StoreWriter, TokenStore
 from prealign.corpus.wordmap import WordMap, WordMapWriter
 from prealign.errors import UserError
@@ -91,7 +92,11 @@ def build_period(
                 words.append(len(piece.tokens), piece.starts, piece.ends)
     if lexicon is not None:
         build_codeswitch_map(
-            folder / "train.cs", TokenStore(folder / "train"), WordMap(folder / "train.words"), lexicon
+            folder / "train.cs",
+            TokenStore(folder / "train"),
+            WordMap(folder / "train.words"),
+            lexicon,
+            sentence_marks(statements.tokenizer.tokenizer),
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prealign.corpus.building import SPLITS
 from prealign.corpus.facts.building import period_folder
 from prealign.corpus.facts.drawing import Fact, read_facts
 from prealign.corpus.facts.statements import Statements
@@ -33,7 +34,7 @@ def check_facts(data: PreparedData) -> None:
     for name in [*data.recipe.languages, *data.recipe.extra_texts]:
         language = name.partition(".")[0]
         every = [_name_keys(data, language, group) for group in groups.values()]
-        for split in ("train", "heldout"):
+        for split in SPLITS:
             prefix = data.artefacts[name].folder / split
             _refuse_names(prefix, prefix.with_name(f"{split}.words"), every)
 
@@ -51,7 +52,7 @@ def _check_written(prefix: Path, facts: list[Fact], statements: Statements, lang
             if found[statement.tobytes()] != wanted[template]:
                 raise UserError(
                     f"{prefix}.bin: found '{statements.text(fact, language, template)}' {found[statement.tobytes()]} "
-                    f"times; expected {wanted[template]}; remove {prefix.parent.parent} and run launchers/prepare.py"
+                    f"times; expected {wanted[template]}; move {prefix.parent.parent} away and run launchers/prepare.py"
                 )
 
 

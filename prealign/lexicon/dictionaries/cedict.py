@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from prealign.errors import UserError
 from prealign.lexicon.dictionaries.glosses import split_list
-from prealign.lexicon.dictionaries.opening import text_lines
+from prealign.lexicon.dictionaries.opening import bad_line, text_lines
 
 LINE = re.compile(r"^(\S+) (\S+) \[[^\]]*\]\]? /(.*)/\s*$")
 _NOT_A_MEANING = re.compile(
@@ -16,14 +15,13 @@ _NOT_A_MEANING = re.compile(
 
 def read_cedict(path: Path, traditional: bool = False) -> Iterator[tuple[str, str, int]]:
     """(Chinese, English gloss, rank of the gloss); classifiers, surnames and references to entries are passed over."""
-    for number, line in text_lines(path):
+    for _, line in text_lines(path):
         if not line.strip() or line.startswith("#"):
             continue
         match = LINE.match(line)
         if match is None:
-            raise UserError(
-                f"{path}, line {number}: found {line[:60]!r}; expected 'traditional simplified [pinyin] /gloss/'"
-            )
+            yield bad_line(line)
+            continue
         headword = match[1] if traditional else match[2]
         glosses = [gloss for part in match[3].split("/") for gloss in split_list(part, ";")]
         meanings = [gloss for gloss in glosses if not _NOT_A_MEANING(gloss)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries.glosses import senses
-from prealign.lexicon.dictionaries.opening import decode, open_bytes, text_lines
+from prealign.lexicon.dictionaries.opening import bad_line, decode, open_bytes, text_lines
 
 _DIGITS = {
     digit: value for value, digit in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
@@ -33,6 +33,9 @@ def read_dictd(path: Path) -> Iterator[tuple[str, str, int]]:
     where, article = (-1, -1), ""
     with open_bytes(data) as file:
         for offset, length, word in articles:
+            if offset < 0:
+                yield bad_line(word)
+                continue
             if word.startswith("00database") or word.startswith("00-database"):
                 continue
             if (offset, length) != where:
@@ -49,14 +52,12 @@ def read_dictd(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def _index(path: Path) -> Iterator[tuple[int, int, str]]:
-    for number, line in text_lines(path):
+    for _, line in text_lines(path):
         columns = line.split("\t")
         try:
             yield _number(columns[1]), _number(columns[2]), columns[3] if len(columns) > 3 else columns[0]
         except (IndexError, KeyError):
-            raise UserError(
-                f"{path}, line {number}: found {line[:60]!r}; expected 'headword<tab>offset<tab>length' (dictd index)"
-            ) from None
+            yield -1, -1, line
 
 
 def _number(digits: str) -> int:

@@ -3,23 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from prealign.errors import UserError
 from prealign.lexicon.dictionaries.glosses import split_list
-from prealign.lexicon.dictionaries.opening import text_lines
+from prealign.lexicon.dictionaries.opening import bad_line, text_lines
 
 
 def read_ding(path: Path) -> Iterator[tuple[str, str, int]]:
     """(left, right, rank) of all pairs of a sub-entry's synonyms; ranks grow with both positions.
 
-    A line whose sides have different numbers of sub-entries gives its first ones. Raises `UserError` for a line
-    without ``::``.
+    A line whose sides have different numbers of sub-entries gives its first ones; one without ``::`` is a bad one.
     """
-    for number, line in text_lines(path):
+    for _, line in text_lines(path):
         if not line.strip() or line.startswith("#"):
             continue
         left, separator, right = line.partition("::")
         if not separator:
-            raise UserError(f"{path}, line {number}: found {line[:60]!r}; expected 'left :: right' (Ding)")
+            yield bad_line(line)
+            continue
         lefts, rights = left.split("|"), right.split("|")
         pairs = list(zip(lefts, rights)) if len(lefts) == len(rights) else [(lefts[0], rights[0])]
         for one, other in pairs:

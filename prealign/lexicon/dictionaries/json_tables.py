@@ -1,7 +1,8 @@
 """Tables in JSON: word -> translations, or word -> language -> translations; in one value or as JSON lines.
 
 One value is a dict, or a list of records or ``[word, translations]``. A record (also a line) is ``{"word": ...,
-"translations": ...}``, ``{"src_text": ..., "tgt_text": ...}``, or ``{"words": "word $ translation $ ..."}``.
+"translations": ...}``, ``{"src_text": ..., "tgt_text": ...}``, or ``{"words": "word $ translation $ ..."}``. Others are
+bad lines.
 """
 
 import json
@@ -10,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign.errors import UserError
-from prealign.lexicon.dictionaries.opening import decode, open_bytes, text_lines
-
-_EXPECTED = (
-    'expected {word: [translations]}, {word: {language: [translations]}}, [word, [translations]], {"word": ..., '
-    '"translations": ...}, {"src_text": ..., "tgt_text": ...} or {"words": "word $ translation"}'
-)
+from prealign.lexicon.dictionaries.opening import bad_line, decode, open_bytes, text_lines
 
 
 def read_json(path: Path) -> Iterator[tuple[str, str, str, int]]:
@@ -27,22 +23,23 @@ def read_json(path: Path) -> Iterator[tuple[str, str, str, int]]:
             raise UserError(f"{path}: not JSON ({error}); expected one JSON value, or set format: jsonl") from None
     if isinstance(value, dict) and not is_record(value):
         for word, translations in value.items():
-            yield from _rows(word, translations, str(path))
+            yield from _rows(word, translations)
         return
-    for number, record in enumerate(value if isinstance(value, list) else [value], start=1):
-        yield from _record(record, f"{path}, item {number}")
+    for record in value if isinstance(value, list) else [value]:
+        yield from _record(record)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """The same of JSON lines."""
-    for number, line in text_lines(path):
+    for _, line in text_lines(path):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); expected one record a line") from None
-        yield from _record(record, f"{path}, line {number}")
+        except (ValueError, RecursionError):
+            yield "", *bad_line(line)
+            continue
+        yield from _record(record)
 
 
 def is_record(value: Any) -> bool:
@@ -53,33 +50,35 @@ def is_record(value: Any) -> bool:
     return False
 
 
-def _record(record: Any, where: str) -> Iterator[tuple[str, str, str, int]]:
+def _record(record: Any) -> Iterator[tuple[str, str, str, int]]:
     match record:
         case {"src_text": str(word), "tgt_text": str(translation)}:
-            yield from _rows(word, [translation], where)
+            yield from _rows(word, [translation])
         case {"words": str(group)}:
             word, *translations = (part.strip() for part in group.split("$"))
-            yield from _rows(word, translations, where)
+            yield from _rows(word, translations)
         case {"word": str(word), "translations": translations}:
-            yield from _rows(word, translations, where)
+            yield from _rows(word, translations)
         case [str(word), translations]:
-            yield from _rows(word, translations, where)
+            yield from _rows(word, translations)
         case dict():
             for word, translations in record.items():
-                yield from _rows(word, translations, where)
+                yield from _rows(word, translations)
         case _:
-            raise UserError(f"{where}: found {str(record)[:60]!r}; {_EXPECTED}")
+            yield "", *bad_line(json.dumps(record, ensure_ascii=False))
 
 
-def _rows(word: Any, translations: Any, where: str, code: str = "") -> Iterator[tuple[str, str, str, int]]:
+def _rows(word: Any, translations: Any, code: str = "") -> Iterator[tuple[str, str, str, int]]:
     match translations:
         case str():
             yield code, word, translations, 0
-        case list() if all(isinstance(translation, str) for translation in translations):
+        case None:
+            yield code, word, "", 0
+        case list() if all(isinstance(translation, str | None) for translation in translations):
             for rank, translation in enumerate(translations):
-                yield code, word, translation, rank
+                yield code, word, translation or "", rank
         case dict() if not code:
             for language, words in translations.items():
-                yield from _rows(word, words, where, language)
+                yield from _rows(word, words, language)
         case _:
-            raise UserError(f"{where}: found {word!r}: {str(translations)[:60]!r}; {_EXPECTED}")
+            yield code, *bad_line(json.dumps({word: translations}, ensure_ascii=False))

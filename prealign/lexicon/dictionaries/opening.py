@@ -1,28 +1,25 @@
 """Opening dictionary files: plain or compressed, with one-line errors."""
 
-import gzip
-import lzma
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from prealign.errors import UserError
-from prealign.text.encoding import OPENERS, refuse_other_encodings
+from prealign.text.encoding import DAMAGED, open_uncompressed, refuse_other_encodings
 
-_OPENERS = {**OPENERS, ".dz": gzip.open}
-COMPRESSED = frozenset(_OPENERS)
+BAD_LINE = -1
+"""In place of a rank, with the line in place of the headword."""
+_SHOWN = 60
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, uncompressed by its suffix. What goes wrong while it is open becomes a `UserError`."""
-    opener = _OPENERS.get(path.suffix, open)
     try:
-        with opener(path, "rb") as file:
-            yield cast(BinaryIO, file)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        with open_uncompressed(path) as file:
+            yield file
+    except DAMAGED as error:
         raise UserError(f"{path}: found damaged compressed data ({error}); expected a whole file") from None
     except OSError as error:
         reason = error.strerror or error
@@ -30,10 +27,18 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file, without line ends; a byte order mark is skipped."""
+    """(number, line) of a UTF-8 file, without line ends; a byte order mark is skipped. Bytes that are not UTF-8 become
+    U+FFFD, which is in no word: what they stand in is left out and counted."""
     with open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
-            yield number, decode(raw.rstrip(b"\r\n"), f"{path}, line {number}")
+            if number == 1:
+                refuse_other_encodings(raw, f"{path}, line {number}")
+            yield number, raw.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8", "replace")
+
+
+def bad_line(line: str) -> tuple[str, str, int]:
+    """What a reader gives for a line that is not as its format has it: it is left out, counted and shown."""
+    return line.strip()[:_SHOWN], "", BAD_LINE
 
 
 def decode(raw: bytes, where: str) -> str:

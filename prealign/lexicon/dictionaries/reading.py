@@ -9,7 +9,8 @@ from typing import NamedTuple
 from prealign.config.texts import Dictionary
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries import cedict, dictd, ding, json_tables, stardict, tei, wiktextract, word_list
-from prealign.lexicon.dictionaries.opening import COMPRESSED, text_lines
+from prealign.lexicon.dictionaries.opening import BAD_LINE, text_lines
+from prealign.text.encoding import COMPRESSED
 
 _SUFFIXES = {
     ".index": "dictd",
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
     source: str
     translation: str
     rank: int
-    """0 for what the dictionary names first."""
+    """0 for what the dictionary names first; `BAD_LINE` for a line that is not as the format has it."""
 
 
 def dictionary_files(dictionary: Dictionary) -> list[Path]:
@@ -66,15 +67,18 @@ def read_dictionary(dictionary: Dictionary, source_codes: list[str], targets: di
     form = detect_format(dictionary)
     inverted = form in _INVERTED if dictionary.inverted is None else dictionary.inverted
     by_code = {code: name for name, codes in targets.items() for code in codes}
-    found = 0
+    found, bad = 0, ""
     for code, source, translation, rank in _rows(path, form, dictionary, source_codes, set(by_code)):
-        found += 1
-        if inverted:
+        found += translation != ""
+        if rank == BAD_LINE:
+            bad = bad or source
+        elif inverted:
             source, translation = translation, source
         for name in targets if code == "" else [by_code[code]] if code in by_code else []:
             yield Pair(name, source, translation, rank)
     if found == 0:
-        raise UserError(f"{path}: found no pair of words in it; expected a dictionary of format '{form}'")
+        shown = f" (but {bad!r})" if bad else ""
+        raise UserError(f"{path}: found no pair of words in it{shown}; expected a dictionary of format '{form}'")
 
 
 def _rows(

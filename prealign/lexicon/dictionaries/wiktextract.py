@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prealign.errors import UserError
-from prealign.lexicon.dictionaries.opening import open_bytes
+from prealign.lexicon.dictionaries.opening import bad_line, open_bytes
 from prealign.text.encoding import refuse_other_encodings
 
 
@@ -14,7 +13,7 @@ def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> It
     """(language code, word, translation, rank) for translations into the languages ``codes``.
 
     Lines without translations are not parsed; one line is in memory at a time. The rank counts a language's
-    translations within an entry. Raises `UserError` for a line that is not JSON.
+    translations within an entry. A line that is not JSON is a bad one.
     """
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
@@ -24,8 +23,9 @@ def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> It
                 continue
             try:
                 entry = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}); expected one entry a line") from None
+            except (ValueError, RecursionError):
+                yield "", *bad_line(line.decode("utf-8", "replace"))
+                continue
             if not isinstance(entry, dict) or entry.get("lang_code") not in source_codes:
                 continue
             word = entry.get("word")

@@ -9,10 +9,14 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from prealign.config.texts import Dictionary
+from prealign.config.texts import Dictionary, Language, Text
 from prealign.errors import UserError
+from prealign.lexicon.cleaning import Cleaner
 from prealign.lexicon.dictionaries import Pair, dictionary_files, read_dictionary
+from prealign.lexicon.merging import Merger
 
 TARGETS = {"de": ["de", "deu"]}
 
@@ -222,20 +226,19 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("d.txt", b"one\n", "line 1: found 'one'"),
-        ("d.txt", b"a b\n\xff c\n", "line 2: found bytes"),
-        ("d.tsv", b"a b\n", "line 1.*<tab>"),
+        ("d.txt", b"one\n", r"no pair of words in it \(but 'one'\); expected a dictionary of format 'muse'"),
+        ("d.tsv", b"a b\n", r"\(but 'a b'\); expected a dictionary of format 'tsv'"),
         ("d.txt", b"", "no line of text"),
         ("d.tsv", b"# nothing\n", "no pair of words"),
         ("d.txt.gz", b"not compressed", "damaged compressed data"),
         ("d.txt.xz", lzma.compress(b"a b\n" * 1000)[:-20], "damaged compressed data"),
         ("d.tei", b"<TEI><entry></TEI>", "not well-formed XML"),
-        ("d.u8", b"kaputt\n", "line 1.*traditional simplified"),
-        ("d.ding", b"no separator\n", "line 1.*left :: right"),
+        ("d.u8", b"kaputt\n", "kaputt.*'cedict'"),
+        ("d.ding", b"no separator\n", "no separator.*'ding'"),
         ("d.json", b"{", "not JSON"),
-        ("d.json", b'{"a": 3}', "found 'a': '3'"),
-        ("d.jsonl", b'{"word": "a", "translations": ["b"]}\n3\n', "line 2: found '3'"),
-        ("d.index", b"word\tnot base64!\tA\n", r"d\.index, line 1|no such file"),
+        ("d.json", b'{"a": 3}', '{"a": 3}'),
+        ("d.jsonl", b"3\n", "no pair of words"),
+        ("d.index", b"word\tnot base64!\tA\n", "no such file"),
         ("absent.txt", None, "no such file"),
     ],
 )
@@ -246,6 +249,47 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: byt
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert name.partition(".")[0] in str(caught.value)
+
+
+GOOD_AND_BAD = {
+    "d.txt": b"woman Frau\ntable \n\xff Wort\nbook Buch\n",
+    "d.tsv": b"woman\tFrau\ntable\t\nno tab\nbook\tBuch\n",
+    "d.ding": b"Frau :: woman\nkaputt\nBuch :: book\n",
+    "d.u8": "女 女 [nu3] /woman/\nkaputt\n書 书 [shu1] /book/\n".encode(),
+    "d.json": b'{"woman": ["Frau"], "table": null, "x": 3, "book": "Buch"}',
+    "d.jsonl": b'{"word": "woman", "translations": ["Frau"]}\n{"word": "table", "translations": null}\n{"word": \n3\n'
+    b'{"word": "book", "translations": [null, "Buch"]}\n',
+}
+
+
+@pytest.mark.parametrize("name", GOOD_AND_BAD)
+def test_bad_lines_are_left_out_and_counted(tmp_path: Path, name: str) -> None:
+    """The others are read; what was left out is in the report with its reason."""
+    (tmp_path / name).write_bytes(GOOD_AND_BAD[name])
+    language = Language(tokens=1, text=Text(files=["x"]), word_length=(1, 100))
+    merger = Merger(Cleaner(language, 1), {"de": Cleaner(language, 1)})
+    dictionary = Dictionary(path=str(tmp_path / name))
+    merger.add(name, read_dictionary(dictionary, ["en"], {"de": ["de"]}))
+    entries = list(merger.join([("woman", 2, 0), ("book", 1, 0), ("table", 1, 0)], [], 1))
+    assert [entry.word for entry in entries] == ["woman", "book"]
+    dropped = merger.dropped["de"].counts
+    assert 1 <= sum(dropped[reason] for reason in ("bad line", "empty", "source is not a word")) <= 4
+    assert dropped["bad line"] or name == "d.json"
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=20), max_size=20),
+    st.sampled_from(sorted(GOOD_AND_BAD)),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_line_ends_the_reading_of_a_dictionary(tmp_path: Path, lines: list[str], name: str) -> None:
+    path = tmp_path / name
+    first = GOOD_AND_BAD[name].split(b"\n")[0]
+    if name == "d.json":
+        path.write_text(json.dumps({"woman": "Frau"} | dict.fromkeys(lines, 3)))
+    else:
+        path.write_bytes(b"\n".join([first, *(line.encode("utf-8", "replace") for line in lines)]))
+    assert ("woman", "女" if name == "d.u8" else "Frau") in [pair[:2] for pair in read(path)]
 
 
 def test_cut_dictionaries(tmp_path: Path) -> None:
