@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="step of the stage; its end, or its newest checkpoint, by default")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="the last one that has weights by default")
     parser.add_argument("--split", choices=HELDOUT, default="test", help="held-out text (default: test)")
+    parser.add_argument("--out", type=path_argument, help="folder for the results (default: RUN/evaluation)")
     parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="evaluation.key=value and other changes of the run's recipe")
@@ -56,7 +57,7 @@ def main() -> None:
         subject = Subject(recipe, data, world, model, arguments.run, found.stage, found.step)
         metrics = measure(subject, names)
         if world.is_first:
-            path = results_path(arguments.run, found.stage, found.step, arguments.split)
+            path = results_path(arguments.out or arguments.run / "evaluation", found.stage, found.step, arguments.split)
             record = {
                 "run": recipe.name,
                 "stage": found.stage,

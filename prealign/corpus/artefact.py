@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,16 @@ def write_atomically(path: Path, content: str) -> None:
 def locked(folder: Path, taken: str) -> Iterator[None]:
     """Hold the lock of a folder, which is made if need be. It ends with the process, however that ends.
 
-    Raises `UserError`, with the message ``taken`` where another process holds it, and `OSError` where the folder cannot
-    be written.
+    A folder of somebody else's, in which nothing can be written, needs no lock: what is up to date there is read.
+    Raises `UserError`, with the message ``taken`` where another process holds it, and `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        lock = (folder / ".lock").open("w")
+    except PermissionError:
+        yield
+        return
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -197,6 +202,7 @@ class InputHashes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._changed = False
         try:
             self._known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -210,11 +216,14 @@ class InputHashes:
             state = [stat.st_size, stat.st_mtime_ns]
             known = self._known.get(str(path.resolve()))
             if known is None or known[:2] != state:
+                self._changed = True
                 known = [*state, sha256_file(path)]
                 self._known[str(path.resolve())] = known
             hashes.append(known[2])
         return hashes
 
     def save(self) -> None:
-        """Remember for the next time."""
-        write_atomically(self._path, json.dumps(self._known, indent=0))
+        """Remember for the next time, where there is something new and a place for it."""
+        if self._changed:
+            with suppress(PermissionError):
+                write_atomically(self._path, json.dumps(self._known, indent=0))

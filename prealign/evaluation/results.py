@@ -50,11 +50,11 @@ def mean_interval(values: list[float]) -> tuple[float, float] | None:
     return statistics.mean(values) - half, statistics.mean(values) + half
 
 
-def results_path(run: Path, stage: str, step: int, split: str = "test") -> Path:
-    """``evaluation/step-N.json`` for the pretrain stage, ``evaluation/align-step-N.json`` for the other; with ``-dev``
+def results_path(folder: Path, stage: str, step: int, split: str = "test") -> Path:
+    """``step-N.json`` for the pretrain stage, ``align-step-N.json`` for the other, in ``folder``; with ``-dev``
     behind the number where it was not measured on the test text."""
     before, after = "" if stage == "pretrain" else f"{stage}-", "" if split == "test" else f"-{split}"
-    return run / "evaluation" / f"{before}step-{step}{after}.json"
+    return folder / f"{before}step-{step}{after}.json"
 
 
 def write_results(path: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -82,5 +82,7 @@ def write_results(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             f"diverged: evaluate an earlier step"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space, mend rights or choose another --out"
+        ) from None
     return record

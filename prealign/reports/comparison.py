@@ -11,6 +11,7 @@ import jinja2
 
 from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
+from prealign.evaluation.aligned import aligned_sets
 from prealign.reports.figures import draw_comparison
 from prealign.reports.runs import Run
 
@@ -30,6 +31,10 @@ th:first-child, td:first-child { text-align: left } img { max-width: 100% } .not
 {% if seeds > 1 %}Mean and standard deviation over {{ seeds }} seeds.{% endif %}
 Bits per byte do not depend on the tokenizer.</p>
 <img src="data:image/png;base64,{{ figure }}" alt="perplexity over tokens, cosine of translations over tokens">
+{% if alignment %}<h2>Words when the align stage ends</h2>
+{{ alignment }}
+<p class="note">Cosine of translations (its margin over random pairs; share of words whose nearest neighbour by CSLS is
+a translation).</p>{% endif %}
 <h2>Token account</h2>
 {{ account }}
 <p class="note">All runs read the same text; word batches of the align stage come beside it and cost compute. The
@@ -48,7 +53,7 @@ def compare(runs: list[Run], folder: Path, title: str) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     figure = folder / "figure.png"
     draw_comparison(runs, figure)
-    results, account = _results(runs), _account(runs)
+    results, account, alignment = _results(runs), _account(runs), _alignment(runs)
     recipe = runs[0].recipe
     setting = (
         f"{recipe.model.layers} layers x {recipe.model.hidden_size}, context {recipe.model.context}, vocabulary "
@@ -63,6 +68,7 @@ def compare(runs: list[Run], folder: Path, title: str) -> list[str]:
         seeds=seeds,
         results=_html(results),
         account=_html(account),
+        alignment=_html(alignment) if len(alignment) > 1 else "",
         figure=base64.b64encode(figure.read_bytes()).decode(),
     )
     write_atomically(folder / "index.html", page)
@@ -125,6 +131,17 @@ def _account(runs: list[Run]) -> list[list[str]]:
         targets = f"{sum(account.targets.values()):,}" if account.targets else "not counted"
         cells += [f"{account.text_tokens:,}", targets, f"{account.steps:,}", f"{group[0].flops / 1e12:.1f}"]
         table.append([label, *cells])
+    return table
+
+
+def _alignment(runs: list[Run]) -> list[list[str]]:
+    """What each label's first run with an align stage had aligned at its end."""
+    table: list[list[str]] = [[]]
+    for label, group in _by_label(runs).items():
+        ends = [row["alignment"] for run in group for row in run.rows if row["kind"] == "eval" and "alignment" in row]
+        for of in aligned_sets(ends[0]) if ends else []:
+            table[0] = ["run", "language", "words", *of.layers]
+            table.append([label, of.language, of.words, *of.layers.values()])
     return table
 
 

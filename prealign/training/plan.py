@@ -164,10 +164,14 @@ def budgets(recipe: Recipe) -> list[int | None]:
     if not weighted or recipe.mixture.phases or any(share.active for share in weighted):
         return tokens
     rest = (recipe.mixture.tokens or 0) - sum(count or 0 for count in tokens)
-    if rest < 0 or not any(share.weight for share in weighted):
+    if not any(share.weight for share in weighted):
+        names = [recipe.source_key(name) for name, share in recipe.sources.items() if share.weight is not None]
+        raise UserError(f"{names[0]}.weight: found 0 there and in all of {names}; expected a weight above 0")
+    if rest < 0:
+        given = sum(count or 0 for count in tokens)
         raise UserError(
-            f"mixture.tokens: found {recipe.mixture.tokens}, {rest} more than the budgets in tokens, for languages "
-            f"with weights {[share.weight for share in weighted]}; expected room for them and a weight above 0"
+            f"mixture.tokens: found {recipe.mixture.tokens:,}, and budgets in tokens of {given:,}; "
+            f"expected more than those, for the languages with weights"
         )
     parts = iter(apportion(rest, integer_weights([share.weight or 0.0 for share in weighted])))
     return [next(parts) if count is None else count for count in tokens]
@@ -204,8 +208,9 @@ def _whole_steps(recipe: Recipe, windows: int) -> int:
     steps = windows // recipe.batch.global_batch_size
     if steps == 0:
         per_step = recipe.batch.global_batch_size * recipe.model.context
+        key = "languages.*.tokens" if recipe.mixture.tokens is None else "mixture.tokens"
         raise UserError(
-            f"languages.*.tokens: found {windows * recipe.model.context} tokens to train on; expected at least "
+            f"{key}: found {windows * recipe.model.context} tokens to train on; expected at least "
             f"one step: "
             f"batch.global_batch_size x model.context = {per_step}"
         )

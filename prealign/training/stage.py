@@ -17,6 +17,7 @@ from prealign.distributed.engine import InitialValue, build_engine
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
+from prealign.evaluation.aligned import alignment_lines
 from prealign.hashing import Draw, mix
 from prealign.lexicon.word_batches import WordBatches
 from prealign.training.anomalies import AnomalyGuard, RolledBack
@@ -26,9 +27,6 @@ from prealign.training.schedule import learning_rate
 from prealign.training.signals import ignore_signals
 from prealign.training.space import check_space, has_room
 from prealign.training.step import Clock, take_step
-
-ALIGNED_COSINE = 0.9
-"""Of the input embedding's translations, by which a stage counts as having aligned them."""
 
 Evaluate = Callable[[torch.nn.Module, str, int], dict[str, Any]]
 """Measures a model after so many steps of a stage; all ranks call it, and it returns the same numbers on each."""
@@ -237,36 +235,6 @@ def word_batches(recipe: Recipe, data: PreparedData, stage: str = "align") -> Wo
         )
     seed = mix(recipe.seed, Draw.WORD_BATCHES) if stage == "align" else mix(recipe.seed, Draw.WORD_BATCHES, 1)
     return WordBatches(data.lexicon, recipe.at_stage(stage).align, int(seed))
-
-
-def alignment_lines(alignment: dict[str, Any]) -> list[str]:
-    """Whether the align stage aligned, from `prealign.evaluation.measuring.alignment`: one line for each language and
-    set of words, and a warning where the input embedding is not aligned."""
-    lines, cosines = [], {}
-    for language, sets in alignment.items():
-        for name, of in sets.items():
-            if "skipped" in of:
-                continue
-            words = {"table": "words of the table", "heldout": "held-out words"}[name]
-            last = len(of["cosine"]) - 1
-            middle = last // 2
-            shown = ", ".join(
-                f"{label} {of['cosine'][layer]:.2f} ({of['margin'][layer]:+.2f}; "
-                f"{100 * of['retrieval']['to_target']['csls'][layer]:.0f} %)"
-                for label, layer in {"input embedding": 0, f"block {middle}": middle, "last layer": last}.items()
-            )
-            count = of["retrieval"]["to_target"]["queries"]
-            lines.append(f"align: {language}, {count:,} {words}: cosine (over random pairs; P@1 by CSLS): {shown}")
-            if name == "table":
-                cosines[language] = of["cosine"][0]
-    lines += [
-        f"warning: the input embedding's cosine of translations into '{language}' is {cosine:.2f}; expected "
-        f"{ALIGNED_COSINE} or more after an align stage; raise align.words_per_step (launchers/pretrain.py --check "
-        f"says how often it draws a word), or align.weight"
-        for language, cosine in cosines.items()
-        if cosine < ALIGNED_COSINE
-    ]
-    return lines
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prealign.corpus.artefact import InputHashes, ensure, open_artefact, sha256_file, write_atomically
+from prealign.corpus.artefact import InputHashes, ensure, locked, open_artefact, sha256_file, write_atomically
 from prealign.errors import UserError
 
 
@@ -103,3 +103,21 @@ def test_write_atomically_replaces(tmp_path: Path) -> None:
     write_atomically(tmp_path / "f", "two")
     assert (tmp_path / "f").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_folder_of_somebody_else_s_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is up to date is found without writing a file."""
+    ensure(tmp_path / "a", "thing", {"x": 1}, lambda folder: {})
+    opened = Path.open
+
+    def refusing(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if "w" in mode:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with locked(tmp_path, "taken"):
+        assert ensure(tmp_path / "a", "thing", {"x": 1}, lambda folder: {})[1] is False
+        hashes = InputHashes(tmp_path / ".hashes.json")
+        hashes.save()
+    assert not (tmp_path / ".hashes.json").exists()

@@ -32,7 +32,7 @@ def test_mean_interval() -> None:
 
 
 def test_results_of_the_same_weights_are_kept(tmp_path: Path) -> None:
-    path = results_path(tmp_path, "pretrain", 7)
+    path = results_path(tmp_path / "evaluation", "pretrain", 7)
     assert path == tmp_path / "evaluation" / "step-7.json"
     assert results_path(tmp_path, "align", 7).name == "align-step-7.json"
     write_results(path, {"identity": "a", "metrics": {"lm": {"x": 1}}})
@@ -57,4 +57,4 @@ def test_a_value_that_is_no_number_leaves_the_file(tmp_path: Path) -> None:
 def test_no_room(tmp_path: Path) -> None:
     (tmp_path / "evaluation").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"step-1.json: cannot be written"):
-        write_results(results_path(tmp_path, "pretrain", 1), {"identity": "a", "metrics": {}})
+        write_results(results_path(tmp_path / "evaluation", "pretrain", 1), {"identity": "a", "metrics": {}})

@@ -42,6 +42,11 @@ def test_tables_page_and_figure(data_dir: Path, tmp_path: Path) -> None:
         for seed, en in ((1, 99.0), (2, 101.0))
     ]
     aligned = finished(tmp_path / "aligned", tiny_recipe(data_dir), {"en": 98.0, "clone": 150.0}, words=300)
+    found = {"csls": [0.99, 0.5], "queries": 500}
+    ended = {"table": {"cosine": [0.96, 0.9], "margin": [0.9, 0.4], "retrieval": {"to_target": found}}}
+    row = {"kind": "eval", "stage": "align", "step": 9, "tokens": 0, "alignment": {"clone": ended}}
+    metrics = aligned / "metrics.jsonl"
+    metrics.write_text(json.dumps(row | {"perplexity/en": 9.0, "perplexity/clone": 9.0}) + "\n" + metrics.read_text())
     runs = [read_run(f"Joint={folder}") for folder in joint] + [read_run(f"PreAlign={aligned}")]
     lines = compare(runs, tmp_path / "out", "A title")
     assert lines[1].split()[:4] == ["Joint", "100.0", "±", "1.4"]
@@ -50,6 +55,7 @@ def test_tables_page_and_figure(data_dir: Path, tmp_path: Path) -> None:
     assert "40,960 (+ 300)" in lines[-1]
     page = (tmp_path / "out" / "index.html").read_text()
     assert "A title" in page
+    assert "<td>PreAlign</td><td>clone</td><td>500 words of the table</td><td>0.96 (+0.90; 99 %)</td>" in page
     assert "150.0 (-25.0 %)" in page
     assert "data:image/png;base64," in page
     assert Image.open(tmp_path / "out" / "figure.png").width > 1000

@@ -9,7 +9,7 @@ import pytest
 from prealign.config import Recipe
 from prealign.errors import UserError
 from prealign.training.allocation import Stretch
-from prealign.training.plan import Account, align_plan, pretrain_plan, stretches_of
+from prealign.training.plan import Account, align_plan, budgets, pretrain_plan, stretches_of
 from prealign.training.schedule import learning_rate
 from tests.conftest import tiny_recipe
 
@@ -162,3 +162,20 @@ def test_schedule(data_dir: Path) -> None:
     no_warmup = tiny_recipe(data_dir, pretrain={"learning_rate": 1.0, "warmup": 0.0})
     assert learning_rate(no_warmup.pretrain, 100)(0) == 1.0
     assert learning_rate(no_warmup.pretrain, 1)(0) == 1.0
+
+
+def test_weights_of_nothing_are_named_by_their_key(data_dir: Path) -> None:
+    languages = tiny_recipe(data_dir).model_dump(mode="json")["languages"]
+    for language in languages.values():
+        language |= {"tokens": None, "weight": 0.0}
+    recipe = tiny_recipe(data_dir, languages=languages, mixture={"tokens": 51_200})
+    with pytest.raises(
+        UserError, match=r"languages\.en\.weight: found 0 there and in all of \['languages\.en', 'languages\.clone'\]"
+    ):
+        budgets(recipe)
+    languages["en"] |= {"weight": 1.0}
+    languages["clone"] |= {"tokens": 60_000, "weight": None}
+    with pytest.raises(
+        UserError, match=r"mixture\.tokens: found 51,200, and budgets in tokens of 60,000; expected more"
+    ):
+        budgets(tiny_recipe(data_dir, languages=languages, mixture={"tokens": 51_200}))

@@ -11,10 +11,11 @@ import pytest
 from prealign.corpus.prepared import PreparedData, open_data
 from prealign.corpus.preparing import prepare
 from prealign.errors import UserError
+from prealign.evaluation.aligned import alignment_lines
 from prealign.training.check import check
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.run import finished_account, word_tokens
-from prealign.training.stage import alignment_lines, word_batches
+from prealign.training.stage import word_batches
 from tests.conftest import tiny_recipe
 from tests.processes import finish, start, train, train_arguments
 
