@@ -52,6 +52,12 @@ def main() -> None:
     recipe = _recipe_of(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
     data = open_data(recipe, arguments.split)
+    if data.fingerprint_of(found.stage) != found.data and not recipe.checkpoint.allow_changed_data:
+        raise UserError(
+            f"{found.origin}: trained on data {found.data[:12]}...; {recipe.data.dir} holds "
+            f"{data.fingerprint_of(found.stage)[:12]}...; give the data that it was trained on (data.dir=...), or set "
+            f"checkpoint.allow_changed_data=true"
+        )
     with running_world() as world:
         model = load_model(recipe, found.value, world.device)
         subject = Subject(recipe, data, world, model, arguments.run, found.stage, found.step)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prealign.config import load_recipe
+from prealign.config.paths import positive
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import run
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="run this stage alone")
     parser.add_argument(
-        "--stop-after", type=int, metavar="N", help="leave every stage after N steps, with a checkpoint"
+        "--stop-after", type=positive, metavar="N", help="leave every stage after N steps, with a checkpoint"
     )
     parser.add_argument("--check", action="store_true", help="check recipe and data, print the plan, train nothing")
     parser.add_argument("--ranks", type=int, default=1, help="with --check: the number of processes to plan for")

@@ -55,7 +55,7 @@ def with_facts(languages: dict[str, Any]) -> dict[str, Any]:
     """A recipe's ``languages`` with facts filled in where it is silent; a clone takes those of its original."""
     filled = {name: value | {} if isinstance(value, dict) else value for name, value in languages.items()}
     for name, value in filled.items():
-        if isinstance(value, dict) and not value.get("clone_of"):
+        if isinstance(name, str) and isinstance(value, dict) and not value.get("clone_of"):
             for key, fact in language_facts(name).items():
                 value.setdefault(key, fact)
     for value in filled.values():

@@ -70,6 +70,11 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise UserError(
+                    f"{self.name}, line {key_node.start_mark.line + 1}: found a list or mapping as a key; expected one "
+                    f"word"
+                )
             if key in seen:
                 raise UserError(
                     f"{self.name}, line {key_node.start_mark.line + 1}: key '{key}' is given twice; remove one"

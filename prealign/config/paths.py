@@ -1,4 +1,4 @@
-"""Paths as users write them: ``~`` and environment variables stand for what they stand for in a shell."""
+"""Arguments and paths as users write them: ``~`` and environment variables stand for what they stand for in a shell."""
 
 import argparse
 import os
@@ -35,6 +35,13 @@ def _expanded(value: Any) -> Any:
 ExpandedPath = Annotated[Path, BeforeValidator(_expanded)]
 ExpandedText = Annotated[str, BeforeValidator(_expanded)]
 """A path that may be a pattern."""
+
+
+def positive(text: str) -> int:
+    """For `argparse`: a number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected a number above 0")
+    return int(text)
 
 
 def path_argument(text: str) -> Path:

@@ -5,6 +5,7 @@ written as YAML (`prealign.config.load_recipe`) and printed, resolved, by ``pyth
 ...]``.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,13 @@ from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.texts import Language, Share
 from prealign.config.translation import Translation
 from prealign.errors import UserError
+
+_NAME = re.compile(r"\w[\w-]*")
+_TAKEN = {
+    "tokenizer", "words", "translations", "heldout_words", "lexicon", "coverage", "codeswitch", "clone_words", "facts",
+    "llm",
+}  # fmt: skip
+"""Folders under `data.dir` beside those of languages."""
 
 
 class MixturePhase(Section):
@@ -215,7 +223,8 @@ class Log(Section):
 class Recipe(Section):
     """A whole experiment."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
+    """Names the run folder too."""
     seed: int = 1
     run_dir: ExpandedPath | None = None
     """Run folder; `runs/<name>` by default."""
@@ -335,9 +344,13 @@ class Recipe(Section):
                 raise ValueError(f"evaluation.parallel: found '{name}'; expected target languages: {self.targets}")
 
     def _check_mixture(self) -> None:
-        dotted = [name for name in self.languages if "." in name]
-        if dotted:
-            raise ValueError(f"languages: found the name '{dotted[0]}'; expected names without a dot")
+        for name, language in self.languages.items():
+            for each in (name, *language.sources):
+                if not _NAME.fullmatch(each) or (each == name and each in _TAKEN):
+                    raise ValueError(
+                        f"languages: found the name '{each}'; expected letters, digits, '_' and '-', and for a "
+                        f"language none of {sorted(_TAKEN)}, which are folders of data.dir"
+                    )
         weighted = [name for name, share in self.sources.items() if share.weight is not None]
         if bool(weighted) != (self.mixture.tokens is not None):
             raise ValueError(

@@ -66,7 +66,7 @@ def _path_is_dictionary(value: Any) -> Any:
 class Share(Section):
     """How much of the run a text gets: by ``tokens`` or by ``weight``, one of the two."""
 
-    tokens: Annotated[int, Field(ge=0)] | None = None
+    tokens: Annotated[int, Field(ge=0, le=10**16)] | None = None
     """Training tokens of text over the whole run, align stage included. More than the text has: several
     epochs, each in an order of its own."""
     weight: Annotated[float, Field(ge=0.0)] | None = None

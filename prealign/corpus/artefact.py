@@ -152,6 +152,7 @@ def ensure(
     attempt with the same inputs left there, unless that failed with a `UserError`.
     """
     inputs = json.loads(json.dumps(inputs))
+    refuse_strangers(folder)
     if (folder / _MANIFEST).is_file():
         try:
             artefact = open_artefact(folder, kind)
@@ -186,6 +187,17 @@ def ensure(
             shutil.rmtree(partial, ignore_errors=True)
         raise
     return open_artefact(folder, kind), True
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Raise `UserError` where a folder that is to be replaced holds files that no artefact left there."""
+    if not folder.exists() or (folder / _MANIFEST).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(
+            f"data.dir: '{folder}' is there and was not written by launchers/prepare.py, which would replace it; "
+            f"choose another data.dir, or move it away"
+        )
 
 
 def _replace_folder(new: Path, folder: Path) -> None:

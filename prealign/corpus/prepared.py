@@ -1,6 +1,7 @@
 """Prepared data, opened for a run: streams to train on, held-out stores, the lexicon; checked against the recipe."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,21 @@ import numpy as np
 
 from prealign.config import Recipe
 from prealign.config.facts import facts_period
+from prealign.config.texts import Text
 from prealign.corpus.artefact import Artefact, digest, open_artefact
 from prealign.corpus.building import SPLITS
 from prealign.corpus.codeswitch_map import CodeSwitchMap
 from prealign.corpus.facts.building import period_folder
-from prealign.corpus.preparing import codeswitch_folder, has_lexicon, load_clone_words, switched_sources
+from prealign.corpus.preparing import (
+    codeswitch_folder,
+    has_lexicon,
+    load_clone_words,
+    split_of,
+    switched_sources,
+    text_settings,
+)
 from prealign.corpus.preparing_facts import KIND, facts_settings
+from prealign.corpus.preparing_lexicon import WAYPOINTS, translation_settings
 from prealign.corpus.sequences import TokenStream
 from prealign.corpus.store import TokenStore
 from prealign.corpus.switching import Switcher
@@ -161,6 +171,7 @@ def open_data(recipe: Recipe, split: str = "dev") -> PreparedData:
     for name in [*recipe.languages, *recipe.extra_texts]:
         artefacts[name] = _open_store(recipe, name, artefacts)
     if has_lexicon(recipe):
+        _check_translations(recipe)
         artefacts["lexicon"] = open_artefact(folder / "lexicon", "alignment table")
         if recipe.lexicon.heldout_fraction > 0:
             artefacts["heldout_words"] = open_artefact(folder / "heldout_words", "held-out words")
@@ -199,6 +210,7 @@ def _open_store(recipe: Recipe, name: str, artefacts: dict[str, Artefact]) -> Ar
     _expect(artefact, "shift", artefact.inputs["shift"], recipe.token_offset(language))
     _expect(artefact, "clone words", artefact.inputs.get("clone_words"), words.fingerprint if words else None)
     _expect(artefact, "splits", artefact.inputs.get("splits"), list(SPLITS))
+    _check_text(recipe, name, artefact)
     tokens = artefact.facts["train_tokens"]
     if name in recipe.languages and tokens < recipe.model.context:
         raise UserError(
@@ -207,6 +219,36 @@ def _open_store(recipe: Recipe, name: str, artefacts: dict[str, Artefact]) -> Ar
             "give more text"
         )
     return artefact
+
+
+def _check_text(recipe: Recipe, name: str, artefact: Artefact) -> None:
+    """A store is of the text that the recipe describes; what its files hold is not looked at."""
+    origin = recipe.languages[name].clone_of or name if name in recipe.languages else name
+    text = getattr(recipe.sources[origin], "text", None)
+    assert isinstance(text, Text)
+    for key, wanted in text_settings(recipe, text).items():
+        _expect(artefact, key, artefact.inputs["text"].get(key), wanted)
+    if name in recipe.languages:
+        wanted = json.loads(json.dumps(asdict(split_of(recipe, origin))))
+        found = {key: artefact.inputs["split"].get(key) for key in wanted}
+        _expect(artefact, "shares held out, and for clones", list(found.values()), list(wanted.values()))
+
+
+def _check_translations(recipe: Recipe) -> None:
+    """The same for the alignment table; what it was made from may be gone."""
+    folder = recipe.data.dir / "translations"
+    if not folder.exists():
+        return
+    artefact = open_artefact(folder, WAYPOINTS["translations"])
+    for key, wanted in json.loads(json.dumps(translation_settings(recipe))).items():
+        found = artefact.inputs.get(key)
+        if key == "dictionaries":
+            found = [{name: value for name, value in settings.items() if name != "sha256"} for settings in found]
+        if key == "facts":  # one language of them
+            for language in wanted:
+                _expect(artefact, f"facts of '{language}'", found.get(language), wanted[language])
+        else:
+            _expect(artefact, key, found, wanted)
 
 
 def _expect(artefact: Artefact, what: str, found: Any, expected: Any) -> None:

@@ -15,10 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prealign.config import Recipe
 from prealign.config.texts import Text
-from prealign.corpus.artefact import Artefact, InputHashes, ensure, locked, open_artefact
-from prealign.corpus.building import HELDOUT, SPLITS, Split, build_stores
+from prealign.corpus.artefact import Artefact, InputHashes, ensure, locked, open_artefact, refuse_strangers
+from prealign.corpus.building import HELDOUT, SPLITS, Split, build_stores, document_hash
 from prealign.corpus.codeswitch_map import MAP_VERSION, build_codeswitch_map
 from prealign.corpus.counting import count_words
 from prealign.corpus.facts.relations import relations_of
@@ -74,6 +76,7 @@ class _Preparation:
         self.say = say
         self.hashes = InputHashes(self.dir / ".input_hashes.json")
         self.source = recipe.source_language
+        self._texts: dict[str, Text] = {}
 
     def run(self) -> None:
         self._refuse_early()
@@ -87,7 +90,8 @@ class _Preparation:
                 clone_words[name] = self._clone_words(name, stores[language.clone_of], tokenizer)
             stores[name] = self._language(name, inputs, tokenizer, clone_words.get(name))
         for name in self.recipe.extra_texts:
-            stores[name] = self._source(name, tokenizer, clone_words.get(name.partition(".")[0]))
+            language = name.partition(".")[0]
+            stores[name] = self._source(name, stores[language], tokenizer, clone_words.get(language))
         words = lexicon = None
         if has_lexicon(self.recipe):
             lexicon = prepare_lexicon(self.recipe, stores, clone_words, tokenizer, self.hashes, self._ensure)
@@ -105,6 +109,15 @@ class _Preparation:
         dictionary in `data.dir` is one that ``launchers/translate.py`` makes of what is prepared until then."""
         for name in self.recipe.extra_texts:
             text_files(*self._text(name))
+        for name in [
+            *self.recipe.languages,
+            *self.recipe.extra_texts,
+            "tokenizer",
+            *WAYPOINTS,
+            "lexicon",
+            "codeswitch",
+        ]:
+            refuse_strangers(self.dir / name)
         for language in self.recipe.languages.values():
             for dictionary in language.dictionaries:
                 if not Path(dictionary.path).resolve().is_relative_to(self.dir.resolve()):
@@ -118,32 +131,51 @@ class _Preparation:
             more = len(counts.empty_files) - _NAMED
             names = ", ".join(counts.empty_files[:_NAMED]) + (f" and {more} more" if more > 0 else "")
             self.say(f"note: {name}: passed over {len(counts.empty_files)} files without a document: {names}")
+        if counts.missing_field:
+            rows = counts.documents + counts.empty
+            field = self._text(name)[0].field
+            self.say(f"note: {name}: {counts.missing_field:,} of {rows:,} rows have no '{field}' and were passed over")
+        if counts.invalid_utf8:
+            self.say(
+                f"note: {name}: {counts.invalid_utf8:,} byte sequences that are not UTF-8 were replaced by U+FFFD; "
+                f"where they are many, the text is in another encoding"
+            )
         return {
             "documents_read": counts.documents,
             "empty": counts.empty,
             "invalid_utf8": counts.invalid_utf8,
             "empty_files": len(counts.empty_files),
             "normalized": counts.normalized,
+            "missing_field": counts.missing_field,
         }
 
     def _text_inputs(self, name: str) -> dict[str, Any]:
         """What the text of a source depends on."""
         text, key = self._text(name)
         files = self.hashes.of(text_files(text, key)) if text.files else []
-        return text.model_dump(mode="json", exclude={"files"}) | {
-            "sha256": files,
-            "invalid_utf8": self.data.invalid_utf8,
-        }
+        return text_settings(self.recipe, text) | {"sha256": files}
 
     def _split(self, name: str) -> Split:
-        shares = [lang.clone_share for lang in self.recipe.languages.values() if lang.clone_of == name]
-        return Split(self.data.heldout_fraction, tuple(shares))
+        return split_of(self.recipe, name)
 
     def _text(self, name: str) -> tuple[Text, str]:
-        """The text of a source and its key in the recipe."""
-        text = getattr(self.recipe.sources[name], "text", None)
-        assert isinstance(text, Text)
-        return text, f"{self.recipe.source_key(name)}.text"
+        """The text of a source, its patterns replaced by the files that match when it is first asked for, and its key
+        in the recipe."""
+        key = f"{self.recipe.source_key(name)}.text"
+        if name not in self._texts:
+            text = getattr(self.recipe.sources[name], "text", None)
+            assert isinstance(text, Text)
+            if text.files:
+                files = text_files(text, key)
+                inside = [path for path in files if path.resolve().is_relative_to(self.dir.resolve())]
+                if inside:
+                    raise UserError(
+                        f"{key}.files: found '{inside[0]}', which is in data.dir, '{self.dir}', where prepared data is "
+                        f"written; choose another data.dir, or a pattern that leaves it out"
+                    )
+                text = text.model_copy(update={"files": [str(path) for path in files]})
+            self._texts[name] = text
+        return self._texts[name], key
 
     def _documents(self, name: str, counts: ReadCounts) -> Iterator[str]:
         text, key = self._text(name)
@@ -219,25 +251,28 @@ class _Preparation:
 
         return self._ensure(f"clone_words.{name}", "clone words", inputs, build)
 
-    def _source(self, name: str, tokenizer: Tokenizer, words: Artefact | None) -> Artefact:
-        """The store of an extra text, all of it for training."""
+    def _source(self, name: str, own: Artefact, tokenizer: Tokenizer, words: Artefact | None) -> Artefact:
+        """The store of an extra text, all of it for training but for documents that the language's ``own`` text holds
+        out."""
         shift = self.recipe.token_offset(name.partition(".")[0])
         inputs = {
             "text": self._text_inputs(name),
             "tokenizer": tokenizer.fingerprint,
             "vocab_size": self.recipe.vocab_size,
             "shift": shift,
+            "heldout": own.fingerprint,
         } | self._store_inputs(words)
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
+            heldout = _heldout_documents(own, tokenizer, shift, load_clone_words(words) if words else None)
             facts = build_stores(
                 self._documents(name, counts),
                 folder,
                 tokenizer,
                 self.recipe.vocab_size,
                 shift,
-                lambda digest: "train",
+                lambda digest: None if digest in heldout else "train",
                 load_clone_words(words).to_clone if words else None,
                 self.data.shard_tokens,
             )
@@ -282,7 +317,7 @@ class _Preparation:
                     f"languages.{name}: none of {counts.documents} documents went to the train split; give more text "
                     f"or change languages.{name}.clone_share"
                 )
-            return facts | self._met(name, counts)
+            return facts | self._met(origin, counts)
 
         store = self._ensure(name, "token store", inputs, build, resumable=True)
         heldout = min(store.facts[f"{part}_tokens"] for part in HELDOUT)
@@ -351,6 +386,30 @@ def _as_if_more(documents: Iterator[str]) -> Iterator[str]:
         size += len(document)
     for _ in range(round(size / max(kept, 1))):
         yield from taken
+
+
+def text_settings(recipe: Recipe, text: Text) -> dict[str, Any]:
+    """What a store depends on of its text in a recipe, without the content of files."""
+    return text.model_dump(mode="json", exclude={"files"}) | {"invalid_utf8": recipe.data.invalid_utf8}
+
+
+def split_of(recipe: Recipe, name: str) -> Split:
+    """How the documents of a language are split."""
+    shares = [lang.clone_share for lang in recipe.languages.values() if lang.clone_of == name]
+    return Split(recipe.data.heldout_fraction, tuple(shares))
+
+
+def _heldout_documents(store: Artefact, tokenizer: Tokenizer, shift: int, words: CloneWords | None) -> set[bytes]:
+    """Hashes of the documents that a language holds out."""
+    found = set()
+    for split in HELDOUT:
+        text = TokenStore(store.folder / split)
+        begin = 0
+        for length in text.lengths.tolist():
+            document = tokenizer.decode(text.tokens[begin : begin + length - 1].astype(np.int64) - shift)
+            found.add(document_hash(words.to_original(document) if words is not None else document))
+            begin += length
+    return found
 
 
 def load_clone_words(artefact: Artefact) -> CloneWords:

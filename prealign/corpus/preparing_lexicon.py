@@ -94,6 +94,28 @@ def count_source_words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) ->
     return ensure("words", WAYPOINTS["words"], inputs, build)
 
 
+def translation_settings(recipe: Recipe) -> dict[str, Any]:
+    """What the merged dictionaries depend on in a recipe, without the content of files."""
+    facts = {"scripts", "cased", "word_length", "leading_words", "fragments", "optional_marks", "codes"}
+    return {
+        "dictionaries": [
+            {"name": name, "codes": codes}
+            | dictionary.model_dump(mode="json", include={"format", "inverted", "traditional"})
+            for name, dictionary, codes in _by_file(recipe)
+        ],
+        "clones": [name for name in recipe.targets if recipe.languages[name].clone_of == recipe.source_language],
+        "facts": {
+            name: recipe.languages[name].model_dump(mode="json", include=facts)
+            for name in [recipe.source_language, *recipe.targets]
+        },
+        "min_count": recipe.lexicon.min_count,
+        "max_words": recipe.lexicon.max_words,
+        "max_translations": recipe.lexicon.max_translations,
+        "max_sources": recipe.lexicon.max_sources,
+        "cleaning": CLEANING_VERSION,
+    }
+
+
 def _translations(
     recipe: Recipe, words: Artefact, clone_words: dict[str, Artefact], hashes: InputHashes, ensure: Ensure
 ) -> Artefact:
@@ -101,29 +123,12 @@ def _translations(
     targets = recipe.targets
     clones = [name for name in targets if languages[name].clone_of == recipe.source_language]
     dictionaries = _by_file(recipe)
-    facts = ("scripts", "cased", "word_length", "leading_words", "fragments", "optional_marks", "codes")
-    inputs = {
+    inputs = translation_settings(recipe)
+    for settings, (_, dictionary, _) in zip(inputs["dictionaries"], dictionaries):
+        settings["sha256"] = hashes.of(dictionary_files(dictionary))
+    inputs |= {
         "words": words.fingerprint,
-        "dictionaries": [
-            {
-                "name": name,
-                "codes": codes,
-                "sha256": hashes.of(dictionary_files(dictionary)),
-                **dictionary.model_dump(mode="json", include={"format", "inverted", "traditional"}),
-            }
-            for name, dictionary, codes in dictionaries
-        ],
-        "clones": clones,
         "clone_words": {name: clone_words[name].fingerprint for name in clones if name in clone_words},
-        "facts": {
-            name: languages[name].model_dump(mode="json", include=set(facts))
-            for name in [recipe.source_language, *targets]
-        },
-        "min_count": recipe.lexicon.min_count,
-        "max_words": recipe.lexicon.max_words,
-        "max_translations": recipe.lexicon.max_translations,
-        "max_sources": recipe.lexicon.max_sources,
-        "cleaning": CLEANING_VERSION,
     }
 
     def build(folder: Path) -> dict[str, Any]:

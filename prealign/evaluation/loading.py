@@ -29,6 +29,8 @@ class FoundWeights:
     origin: Path
     identity: str
     value: InitialValue
+    data: str
+    """Fingerprint of the prepared data that they were trained on."""
 
 
 def find_weights(run: Path, stage: str | None = None, step: int | None = None) -> FoundWeights:
@@ -47,7 +49,8 @@ def find_weights(run: Path, stage: str | None = None, step: int | None = None) -
     there = _steps(run, stage)
     if _is_finished(run, stage) and step in (None, _last_step(run, stage)):
         folder = run / stage / "weights"
-        return FoundWeights(stage, _last_step(run, stage), folder, _identity(folder), Weights(folder).value)
+        trained = (read_state(folder) or {}).get("data", "")
+        return FoundWeights(stage, _last_step(run, stage), folder, _identity(folder), Weights(folder).value, trained)
     step = there[-1] if step is None else step
     if step not in there:
         ends = [*there, _last_step(run, stage)] if _is_finished(run, stage) else there
@@ -56,7 +59,8 @@ def find_weights(run: Path, stage: str | None = None, step: int | None = None) -
             f"(checkpoint.keep_every keeps more)"
         )
     folder = run / stage / "checkpoints" / f"step-{step}"
-    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder))
+    trained = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["state"].get("data", "")
+    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder), trained)
 
 
 def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:

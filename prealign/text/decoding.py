@@ -13,6 +13,7 @@ class Counts(Protocol):
     """What a `Decoder` counts in."""
 
     invalid_utf8: int
+    missing_field: int
 
 
 class Decoder:

@@ -20,6 +20,9 @@ _MARKS = {
 }
 
 
+_MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ": ".xz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
+
+
 def _open_zstandard(path: Path) -> BinaryIO:
     import pyarrow
 
@@ -40,15 +43,24 @@ DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 def open_uncompressed(path: Path) -> BinaryIO:
     """Open a file for reading bytes, uncompressed by its suffix. Raises `OSError`, and `DAMAGED` later."""
-    opener = _OPENERS.get(path.suffix)
+    opener = _OPENERS.get(path.suffix.lower())
     return cast(BinaryIO, path.open("rb") if opener is None else opener(path))
 
 
 def refuse_other_encodings(head: bytes, where: str) -> None:
-    """Raise `UserError` when a file's first bytes are the byte order mark of UTF-16 or UTF-32; ``where`` names it."""
+    """Raise `UserError` when a file's first bytes are not those of UTF-8 text: another byte order mark, a compressed
+    file, zero bytes. ``where`` names it."""
     for mark, encoding in _MARKS.items():  # that of UTF-32-LE begins with that of UTF-16-LE
         if head.startswith(mark):
             raise UserError(
                 f"{where}: found {encoding} text (by its byte order mark); expected UTF-8; convert it, as with "
                 f"'iconv -f {encoding} -t UTF-8'"
             )
+    for magic, suffix in _MAGIC.items():
+        if head.startswith(magic):
+            raise UserError(f"{where}: found a compressed file; expected text; give it a name that ends in {suffix}")
+    if head.count(0) > len(head) // 4:
+        raise UserError(
+            f"{where}: found zero bytes, {head.count(0)} among the first {len(head)}, as in UTF-16 without a byte "
+            f"order mark or a binary file; expected UTF-8 text"
+        )

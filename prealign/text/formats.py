@@ -15,6 +15,8 @@ from prealign.text.decoding import Decoder
 from prealign.text.encoding import DAMAGED, open_uncompressed, refuse_other_encodings
 
 _MARK = "\ufeff"
+_HEAD = 512
+"""Bytes that tell another encoding, or a compressed file."""
 _SHOWN = 60
 """Characters of a bad line that its error shows."""
 
@@ -25,7 +27,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with open_uncompressed(path) as raw:
             file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)  # type: ignore[type-var]
-            refuse_other_encodings(file.peek(4)[:4], str(path))
+            refuse_other_encodings(file.peek(_HEAD)[:_HEAD], str(path))
             yield file
     except DAMAGED as error:
         raise UserError(f"{path}: found damaged compressed data ({error}); expected a whole file") from None
@@ -49,6 +51,7 @@ def jsonl_documents(path: Path, text: Text, key: str, decoder: Decoder) -> Itera
             if value is not None and not isinstance(value, str):
                 kind = type(value).__name__
                 raise UserError(f"{where}: '{text.field}' holds {kind}; expected text ({key}.field)")
+            decoder.counts.missing_field += not there
             yield decoder.without_lone_surrogates(value or "", where)
     if found is not None and not known:
         raise UserError(f"{path}: found columns {found}; expected '{text.field}' ({key}.field)")
@@ -56,17 +59,19 @@ def jsonl_documents(path: Path, text: Text, key: str, decoder: Decoder) -> Itera
 
 def _json_rows(path: Path, file: BinaryIO, decoder: Decoder) -> Iterator[tuple[int, Any]]:
     """(line, value) of the JSON values of a file; those of an array are all on its first line."""
+    begun = False
     for number, raw in enumerate(file, start=1):
         line = decoder.decode(raw, f"{path}, line {number}")
         if number == 1:
             line = line.removeprefix(_MARK)
         if not line.strip():
             continue
-        if number == 1 and line.lstrip().startswith("["):
+        if not begun and line.lstrip().startswith("["):
             line = line + decoder.decode(file.read(), str(path))
             rows = _parsed(line, f"{path}")
             yield from ((number, row) for row in rows)
             return
+        begun = True
         yield number, _parsed(line, f"{path}, line {number}")
 
 
@@ -142,6 +147,10 @@ def parquet_documents(path: Path, text: Text, key: str, decoder: Decoder) -> Ite
             if text.field not in file.schema_arrow.names and not _has_column(file.schema_arrow, text.field):
                 raise UserError(
                     f"{path}: found columns {file.schema_arrow.names}; expected '{text.field}' ({key}.field)"
+                )
+            if file.schema_arrow.names.count(text.field) > 1:
+                raise UserError(
+                    f"{path}: found {file.schema_arrow.names.count(text.field)} columns '{text.field}'; expected one"
                 )
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=[text.field]):

@@ -26,6 +26,8 @@ class ReadCounts:
     invalid_utf8: int = 0
     """Undecodable byte sequences, and halves of surrogate pairs, that were replaced by U+FFFD."""
     files: list[str] = field(default_factory=list)
+    missing_field: int = 0
+    """Rows that do not have the field with the text."""
     normalized: int = 0
     """Documents that Unicode normalisation changed."""
     empty_files: list[str] = field(default_factory=list)
@@ -94,7 +96,7 @@ def _sources(text: Text, key: str, decoder: Decoder) -> Iterator[tuple[str, Iter
 def _format(path: Path, text: Text, key: str) -> str:
     if text.format != "auto":
         return text.format
-    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSED]
+    suffixes = [suffix for suffix in map(str.lower, path.suffixes) if suffix not in COMPRESSED]
     if suffixes and suffixes[-1] in _FORMATS:
         return _FORMATS[suffixes[-1]]
     raise UserError(

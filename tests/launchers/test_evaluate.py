@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from prealign.config import Recipe, dump_recipe, load_recipe
-from tests.conftest import tiny_recipe
+from prealign.corpus.preparing import prepare
+from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.processes import ROOT, finish, free_port, metrics, start, train
 
 
@@ -68,6 +69,28 @@ def test_results_are_of_the_test_text(trained: Path) -> None:
     found = results(trained, last)
     assert found["split"] == "test"
     assert found["metrics"]["lm"]["en"]["perplexity"] != pytest.approx(logged["perplexity/en"], rel=1e-3)
+
+
+def test_other_data_than_it_was_trained_on_is_refused(trained: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(trained / "recipe.yaml"))
+    other = tiny_recipe(tmp_path / "other")
+    languages = other.model_dump(mode="json")["languages"]
+    languages["en"]["text"]["files"] = [str(SAMPLE_TEXT / "persuasion.jsonl")]
+    prepare(tiny_recipe(tmp_path / "other", languages=languages), lambda line: None)
+    assert recipe.data.dir != other.data.dir
+    code, _, err = evaluate(trained, "--only", "lm", f"data.dir={tmp_path / 'other'}")
+    assert code == 2
+    assert "trained on data" in err
+    assert "give the data that it was trained on" in err
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_steps_to_stop_after_are_above_zero(trained: Path, value: str) -> None:
+    code, _, err = finish(
+        start(["launchers/pretrain.py", "--config", str(trained / "recipe.yaml"), f"--stop-after={value}"])
+    )
+    assert code == 2
+    assert "expected a number above 0" in err
 
 
 def test_from_another_directory(trained: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def read_json(path: Path) -> Iterator[tuple[str, str, str, int]]:
     with open_bytes(path) as file:
         try:
             value = json.loads(decode(file.read(), str(path)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON ({error}); expected one JSON value, or set format: jsonl") from None
     if isinstance(value, dict) and not is_record(value):
         for word, translations in value.items():
@@ -45,8 +45,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
 def is_record(value: Any) -> bool:
     """Whether a value is a record, not a table (in which "words" may be a word)."""
     match value:
-        case {"src_text": str(), "tgt_text": str()} | {"words": str()} | {"word": str(), "translations": _}:
+        case {"src_text": str(), "tgt_text": str()}:
             return True
+        case {"words": str(group), **others}:
+            return "$" in group or not others
+        case {"word": str(), "translations": translations}:
+            return not isinstance(translations, str) or len(value) == 2
     return False
 
 

@@ -118,7 +118,7 @@ def detect_format(dictionary: Dictionary) -> str:
     if not lines:
         raise UserError(f"{path}: found no line of text; expected a dictionary")
     if lines[0].lstrip()[0] in "{[":
-        return _json_format(lines[0])
+        return "wiktextract" if any('"lang_code"' in line for line in lines) else _json_format(lines[0])
     if cedict.LINE.match(lines[0]):
         return "cedict"
     return "ding" if all(" :: " in line for line in lines) else "muse"
@@ -132,7 +132,7 @@ def _by_suffix(path: Path) -> str | None:
 def _json_format(line: str) -> str:
     try:
         first = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "json"  # a value over several lines
     if isinstance(first, dict) and "lang_code" in first:
         return "wiktextract"

@@ -23,7 +23,7 @@ def read_tei(path: Path) -> Iterator[tuple[str, str, int]]:
                     element.clear()
                     if ancestors:
                         ancestors[-1].remove(element)
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise UserError(f"{path}: not well-formed XML ({error}); expected a TEI dictionary") from None
 
 

@@ -29,10 +29,13 @@ def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> It
             if not isinstance(entry, dict) or entry.get("lang_code") not in source_codes:
                 continue
             word = entry.get("word")
+            if not isinstance(word, str):
+                yield "", *bad_line(line.decode("utf-8", "replace"))
+                continue
             seen: dict[str, int] = {}
             for translation in _translations(entry):
                 code = translation.get("lang_code") or translation.get("code")
-                if code in codes and word and translation.get("word"):
+                if code in codes and word and isinstance(translation.get("word"), str) and translation["word"]:
                     rank = seen.get(code, 0)
                     seen[code] = rank + 1
                     yield code, word, translation["word"], rank
@@ -40,5 +43,9 @@ def read_wiktextract(path: Path, source_codes: list[str], codes: set[str]) -> It
 
 def _translations(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Those of the entry, then those of its senses."""
-    for holder in [entry, *(entry.get("senses") or [])]:
-        yield from holder.get("translations") or []
+    senses = entry.get("senses")
+    for holder in [entry, *(senses if isinstance(senses, list) else [])]:
+        translations = holder.get("translations") if isinstance(holder, dict) else None
+        for translation in translations if isinstance(translations, list) else []:
+            if isinstance(translation, dict):
+                yield translation

@@ -301,3 +301,36 @@ def test_cut_dictionaries(tmp_path: Path) -> None:
     (tmp_path / "s.idx").write_bytes(b"piano\0\0")
     with pytest.raises(UserError, match="cut entry at byte 0"):
         read(path)
+
+
+ODD = {
+    "kaikki.jsonl": [
+        '{"redirect": "x", "title": "y"}',
+        '{"lang_code": "en", "word": "house", "translations": [{"lang_code": "de", "word": "Haus"}, "x", {"word": 3}]}',
+        '{"lang_code": "en", "word": 5, "translations": [{"lang_code": "de", "word": "Haus"}]}',
+        '{"lang_code": "en", "word": "a", "translations": {"de": ["b"]}, "senses": ["c", {"translations": "d"}]}',
+    ],
+    "table.json": ['{"house": "Haus", "words": "Wörter", "word": "Wort", "translations": "Übersetzungen"}'],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_records(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("\n".join(ODD[name]))
+    found = {pair[:2] for pair in read(tmp_path / name)}
+    assert ("house", "Haus") in found
+    assert name != "table.json" or ("words", "Wörter") in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tei", b'<?xml version="1.0" encoding="GB18030"?><TEI/>'),
+        ("a.tei", b'<?xml version="1.0" encoding="nonsense"?><TEI/>'),
+        ("a.json", b'{"a": ' + b"[" * 200_000),
+    ],
+)
+def test_what_no_parser_takes_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"not well-formed XML|not JSON"):
+        read(tmp_path / name)
