@@ -13,6 +13,7 @@ much of the source text the alignment table covers; the same, with examples, is 
 import argparse
 
 from prealign.config import load_recipe
+from prealign.config.paths import positive
 from prealign.corpus.inspecting import inspect
 from prealign.corpus.prepared import open_data
 from prealign.corpus.preparing import has_lexicon, prepare
@@ -28,12 +29,19 @@ def main() -> None:
         "--verify", action="store_true", help="prepare nothing; check every byte and invariant of what is there"
     )
     parser.add_argument(
-        "--inspect", type=int, nargs="?", const=3, metavar="N", help="prepare nothing; print N code-switched samples"
+        "--inspect",
+        type=positive,
+        nargs="?",
+        const=3,
+        metavar="N",
+        help="prepare nothing; print N code-switched samples",
     )
     parser.add_argument("--language", help="with --inspect: N words replaced by words of this language")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
     recipe = load_recipe(arguments.config, arguments.overrides)
+    if arguments.language is not None and arguments.inspect is None:
+        parser.error("--language: goes with --inspect; without it every language of the recipe is prepared")
     if not arguments.verify and arguments.inspect is None:
         prepare(recipe, say=_say)
         if has_lexicon(recipe):

@@ -184,7 +184,8 @@ def _explain(error: ValidationError, origin: str) -> str:
     if location[-1:] == ("[key]",):
         key = ".".join(str(part) for part in location[:-1])
     if first["type"] == "string_type" and (kind := _READ_AS.get(type(first["input"]))):
-        hint = f"; YAML reads it as {kind} where it is not quoted: write '{first['input']}'"
+        written = f"write '{first['input']}'" if first["input"] is not None else "give a value"
+        hint = f"; YAML reads it as {kind} where it is not quoted: {written}"
     return f"{origin}: {key}: found {first['input']!r}; expected: {expected}{hint}{more}"
 
 

@@ -37,9 +37,14 @@ def inspect(data: PreparedData, samples: int, language: str | None, say: Callabl
     if language is not None and language not in known:
         raise UserError(f"--language: found '{language}'; expected one of {known}")
     number = list(recipe.languages).index(recipe.source_language)
-    switching = data.lexicon is not None and recipe.codeswitch.ratio > 0
+    switching = data.switching_lexicon is not None and recipe.codeswitch.ratio > 0
     stream = data.streams(code_switch=switching)[number]
     dataset = StageDataset([stream], Phase((stream.windows,), (0,), 0), int(mix(recipe.seed, Draw.WINDOW_ORDER)))
+    if language not in (None, recipe.source_language) and not switching:
+        raise UserError(
+            f"--language {language}: nothing is code-switched with codeswitch.ratio={recipe.codeswitch.ratio} and "
+            f"{'a' if data.switching_lexicon is not None else 'no'} table of translations; expected both"
+        )
     shown = 0
     for sample in range(stream.windows):
         if shown >= samples:

@@ -168,7 +168,12 @@ def test_no_is_a_language(base: Path) -> None:
             "name: found 12; .*; YAML reads it as a number where it is not quoted: write '12'",
         ),
         ("base: base.yaml\nname: true\n", "YAML reads it as a truth value"),
-        ("base: base.yaml\nname:\n", "name: found None; .*YAML reads it as nothing"),
+        (
+            "base: base.yaml\nname:\n",
+            "name: found None; .*YAML reads it as nothing where it is not quoted: give a value",
+        ),
+        ("base: base.yaml\nname: ''\n", "name: found ''"),
+        ("base: base.yaml\nname: ../../x\n", "name: found '../../x'"),
         ("base: base.yaml\nlanguages:\n  12: {tokens: 10, clone_of: en}\n", "languages.12.*YAML reads it as a number"),
     ],
 )
