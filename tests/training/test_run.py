@@ -16,7 +16,7 @@ from prealign.training.check import check
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.run import finished_account, word_tokens
 from prealign.training.stage import word_batches
-from tests.conftest import tiny_recipe
+from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.processes import finish, start, train, train_arguments
 
 
@@ -142,9 +142,10 @@ def test_moved_data_is_the_same_data(data_dir: Path, tmp_path: Path) -> None:
     code, out, err = finish(start([part if part != "4" else "6" for part in moved]))
     assert code == 0, err
     assert "stopped: align after 6 of" in out
-    other = tiny_recipe(tmp_path / "other", data={"heldout_fraction": 0.2})
-    prepare(other, lambda line: None)
-    code, _, err = finish(start([*arguments, f"data.dir={tmp_path / 'other'}", "data.heldout_fraction=0.1"]))
+    languages = recipe.model_dump(mode="json")["languages"]
+    languages["en"]["text"]["files"] = [str(SAMPLE_TEXT / "persuasion.jsonl")]
+    prepare(tiny_recipe(tmp_path / "other", languages=languages), lambda line: None)
+    code, _, err = finish(start([*arguments, f"data.dir={tmp_path / 'other'}"]))
     assert code == 2
     assert "trained on data" in err
     assert "remove" not in err
