@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole recipe on two CPU processes, from nothing: bash launchers/quickstart.sh
 #
-# Installs what is needed into .venv, prepares the sample text, trains Joint Training and PreAlign at equal tokens, and
+# Installs what is needed into .venv, prepares the sample text, trains Joint Training and PreAlign on equal text, and
 # sets them beside each other on a page. Started again after an interruption, it goes on where it was.
 #
 #   SEEDS="11 12 13"  train each variant with these seeds (default: 11; 1 and 2 are what the recipe was set with)

@@ -108,7 +108,7 @@ class _Preparation:
         """Files that are not there, and facts that cannot be drawn: before hours of tokenizing, not after them. A
         dictionary in `data.dir` is one that ``launchers/translate.py`` makes of what is prepared until then."""
         for name in self.recipe.extra_texts:
-            text_files(*self._text(name))
+            self._text(name)
         for name in [
             *self.recipe.languages,
             *self.recipe.extra_texts,
@@ -151,9 +151,8 @@ class _Preparation:
 
     def _text_inputs(self, name: str) -> dict[str, Any]:
         """What the text of a source depends on."""
-        text, key = self._text(name)
-        files = self.hashes.of(text_files(text, key)) if text.files else []
-        return text_settings(self.recipe, text) | {"sha256": files}
+        text, _ = self._text(name)
+        return text_settings(self.recipe, text) | {"sha256": self.hashes.of([Path(path) for path in text.files])}
 
     def _split(self, name: str) -> Split:
         return split_of(self.recipe, name)

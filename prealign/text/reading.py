@@ -25,7 +25,6 @@ class ReadCounts:
     """Documents without text in them."""
     invalid_utf8: int = 0
     """Undecodable byte sequences, and halves of surrogate pairs, that were replaced by U+FFFD."""
-    files: list[str] = field(default_factory=list)
     missing_field: int = 0
     """Rows that do not have the field with the text."""
     normalized: int = 0
@@ -63,7 +62,6 @@ def read_documents(text: Text, key: str, invalid_utf8: str, counts: ReadCounts) 
     column and (when refused) undecodable text.
     """
     for name, documents in _sources(text, key, Decoder(invalid_utf8 == "refuse", counts)):
-        counts.files.append(name)
         rows = 0
         for rows, document in enumerate(documents, start=1):  # noqa: B007 - counted
             if text.max_documents is not None and counts.documents >= text.max_documents:
