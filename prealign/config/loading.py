@@ -152,6 +152,9 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
+_BRANCH = re.compile(r"literal\[|constrained-(?:float|int|str)$|(?:float|int)$")
+"""What validation calls the branches of a union, behind the key."""
+
 _READ_AS = {
     bool: "a truth value",
     int: "a number",
@@ -166,7 +169,7 @@ def _explain(error: ValidationError, origin: str) -> str:
     """The first problem of a validation, in one line."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    location = first["loc"]
+    location = tuple(part for part in first["loc"] if not _BRANCH.match(str(part)))
     key = ".".join(str(part) for part in location) or "recipe"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":

@@ -183,3 +183,10 @@ def test_what_yaml_makes_of_words(base: Path, content: str, message: str) -> Non
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(str(child))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["align.sampling=sometimes", "parallel.activation_checkpointing=some"])
+def test_keys_of_several_kinds_are_named_as_they_are(base: Path, override: str) -> None:
+    key, _, value = override.partition("=")
+    with pytest.raises(UserError, match=rf"base\.yaml: {key}: found '{value}'; expected: input should be "):
+        load_recipe(str(base), [override])
