@@ -31,6 +31,11 @@ class Evaluation(Section):
     """Steps between evaluations; there is always one at the end of a stage."""
     tokens: Count = 1_000_000
     """At most this many held-out tokens per language."""
+    stride: Count | None = None
+    """Tokens from one window of held-out text to the next; null: `model.context`, windows that do not overlap. With
+    less, a token behind the first window has at least ``context - stride`` tokens before it, for ``context / stride``
+    times the compute. Where the context is short, the first tokens of a window weigh much, and most with
+    code-switching: the first word of a window says little about the language of the next."""
     probe_words: Count = 1000
     """Aligned word pairs whose cosine is watched."""
     retrieval_words: Count = 2000

@@ -324,6 +324,12 @@ class Recipe(Section):
             raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")
 
     def _check_evaluation(self) -> None:
+        stride, context = self.evaluation.stride, self.model.context
+        if stride is not None and stride > context:
+            raise ValueError(
+                f"evaluation.stride: found {stride}; expected at most model.context ({context}), else tokens would be "
+                "left out; lower it, or set null"
+            )
         for name in self.facts_languages:
             if name not in self.languages:
                 raise ValueError(f"facts.learned_in: found '{name}'; expected languages of {list(self.languages)}")

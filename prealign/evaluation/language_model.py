@@ -71,24 +71,30 @@ def heldout_losses(
     world: World,
     language: str,
 ) -> HeldoutLosses | None:
-    """Losses of the first ``evaluation.tokens`` held-out tokens, in windows of the context that do not overlap.
+    """Losses of the first ``evaluation.tokens`` held-out tokens, in windows of the context, each ``evaluation.stride``
+    tokens after the one before it.
 
-    ``model`` maps `ModelInputs` to `ModelOutputs`; all ranks call this, share the windows and get all losses. A text
-    shorter than a window is one window. None if there is nothing to predict.
+    A window scores the tokens that no earlier one did: behind the first window, each has at least ``context - stride``
+    tokens before it. ``model`` maps `ModelInputs` to `ModelOutputs`; all ranks call this, share the windows and get all
+    losses. A text shorter than a window is one window. None if there is nothing to predict.
     """
     context = recipe.model.context
+    stride = recipe.evaluation.stride or context
     store = data.heldout(language)
     predicted = min(len(store) - 1, recipe.evaluation.tokens)
     if predicted < 1:
         return None
-    windows = max(1, predicted // context)
+    windows = 1 + max(0, predicted - context) // stride
     rows = recipe.batch.micro_batch_size
     nats = torch.zeros((windows, context), dtype=torch.float64, device=world.device)
     began, forward = time.perf_counter(), 0.0
     for first in range(0, windows, rows * world.row_ranks):
         mine = first + world.row_rank * rows + np.arange(rows)
         text = text_inputs(
-            _windows(store.tokens, mine, windows, context), world.device, recipe.document_ends, world.exchange
+            _windows(store.tokens[: predicted + 1], mine, windows, context, stride),
+            world.device,
+            recipe.document_ends,
+            world.exchange,
         )
         started = time.perf_counter()
         with torch.no_grad():
@@ -102,17 +108,17 @@ def heldout_losses(
             part = nats[mine[0] : mine[0] + inside, begin : begin + text.group.length]
             part.copy_(losses.view(rows, -1)[:inside])
     world.sum(nats)
-    last = min(windows * context, len(store) - 1)
-    return HeldoutLosses(nats.view(-1)[:last].cpu().numpy(), time.perf_counter() - began, forward)
+    scored = torch.cat([nats[0], nats[1:, context - stride :].reshape(-1)])[:predicted]
+    return HeldoutLosses(scored.cpu().numpy(), time.perf_counter() - began, forward)
 
 
-def _windows(tokens: np.ndarray, numbers: np.ndarray, windows: int, context: int) -> MicroBatch:
+def _windows(tokens: np.ndarray, numbers: np.ndarray, windows: int, context: int, stride: int) -> MicroBatch:
     """Rows of the numbered windows; numbers past the last, and positions past the text, have no targets."""
     inputs = np.zeros((len(numbers), context), dtype=np.int64)
     targets = np.full((len(numbers), context), IGNORED, dtype=np.int64)
     for row, number in enumerate(numbers):
         if number < windows:
-            part = tokens[number * context : (number + 1) * context + 1].astype(np.int64)
+            part = tokens[number * stride : number * stride + context + 1].astype(np.int64)
             inputs[row, : len(part) - 1] = part[:-1]
             targets[row, : len(part) - 1] = part[1:]
     return MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), (), torch.zeros(3, dtype=torch.int64))
