@@ -1,8 +1,8 @@
 """What the stages train with: batch sizes, learning rates, the alignment loss, code-switching."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Fraction, Section
@@ -34,6 +34,10 @@ class Schedule(Section):
     """Share of the stage's steps."""
 
 
+WORDS_PER_STEP = 16_384
+"""Rows of a word batch where a recipe says nothing."""
+
+
 class Align(Schedule):
     """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
 
@@ -45,8 +49,12 @@ class Align(Schedule):
     global_batch_size: Count | None = None
     """Sequences of text in one step of this stage over all ranks; by default those of `batch`. Fewer give more steps,
     and with them more word batches, for the same text."""
-    words_per_step: Annotated[int, Field(ge=2)] = 16_384
-    """Rows of one word batch over all ranks, translations included; a group of words is never split."""
+    coverage: Annotated[float, Field(gt=0.0)] | None = None
+    """How often the stage draws a row of the table on average; `words_per_step` follows from it, once the table is
+    prepared: ``coverage x rows / steps``, at most the whole table. 3 to 6 align words, as found at small scales."""
+    words_per_step: Annotated[int, Field(ge=2)] | None = None
+    """Rows of one word batch over all ranks, translations included; a group of words is never split. In place of
+    `coverage`; `WORDS_PER_STEP` where neither is given."""
     sampling: Literal["uniform", "frequency"] | Annotated[float, Field(ge=0.0, le=1.0)] = "uniform"
     """How source words are drawn: with the weight ``count ** p``, where p is 0 (`uniform`), 1 (`frequency`) or a number
     between them."""
@@ -66,6 +74,22 @@ class Align(Schedule):
     layer_reduce: Literal["sum", "mean"] = "sum"
     final_norm: bool = True
     """Take the last block's words after the final LayerNorm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_of_coverage(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("words_per_step") is not None:
+            return values
+        return values if values.get("coverage") is not None else values | {"words_per_step": WORDS_PER_STEP}
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Align":
+        if self.coverage is not None and self.words_per_step is not None:
+            raise ValueError(
+                f"found coverage={self.coverage:g} and words_per_step={self.words_per_step}; expected one of them; set "
+                f"the other to null"
+            )
+        return self
 
     @property
     def sampling_power(self) -> float:

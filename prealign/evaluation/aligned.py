@@ -48,8 +48,8 @@ def alignment_lines(alignment: dict[str, Any]) -> list[str]:
     ]
     lines += [
         f"warning: the input embedding's cosine of translations into '{of.language}' is {of.cosine:.2f}; expected "
-        f"{ALIGNED_COSINE} or more after an align stage; raise align.words_per_step (launchers/pretrain.py --check "
-        f"says how often it draws a word), or align.weight"
+        f"{ALIGNED_COSINE} or more after an align stage; raise align.coverage or align.words_per_step "
+        f"(launchers/pretrain.py --check says how often a word is drawn), or align.weight"
         for of in sets
         if of.of_table and of.cosine < ALIGNED_COSINE
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prealign.config.stages import Align
+from prealign.config.stages import WORDS_PER_STEP, Align
 from prealign.hashing import mix, uniform
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
@@ -45,6 +45,7 @@ class WordBatches:
         self.lexicon = lexicon
         self.config = config
         self.seed = seed
+        self._most = config.words_per_step or WORDS_PER_STEP
         surfaces = len(lexicon.surface_language)
         self._form = np.arange(surfaces) * FORMS + lexicon.usual_form
         self._row_of = _first_of_equal_spelling(lexicon, self._form)
@@ -52,15 +53,6 @@ class WordBatches:
         self._sources = np.flatnonzero((offsets[:, :, 1] > offsets[:, :, 0]).any(axis=1))
         self._weights = lexicon.counts[self._sources].astype(np.float64) ** config.sampling_power
         self._place = np.full(surfaces, -1, dtype=np.int64)  # scratch: surface -> row of the batch
-
-    def table_rows(self) -> int:
-        """Rows of a batch that held the whole table: source words that have translations, and these, capped."""
-        lexicon, most = self.lexicon, self.config.max_translations
-        begin, end = lexicon.translation_offsets[:, :, 0], lexicon.translation_offsets[:, :, 1]
-        counts = np.minimum(end - begin, most).ravel()
-        inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        translations = lexicon.translations[np.repeat(begin.ravel(), counts) + inner]
-        return len(np.unique(self._row_of[np.concatenate((self._sources, translations)).astype(np.int64)]))
 
     def draws_per_step(self) -> tuple[np.ndarray, np.ndarray]:
         """Source words that have translations, as entries of the lexicon, and how often a batch draws each of them on
@@ -71,14 +63,14 @@ class WordBatches:
         """
         counts = self.lexicon.translation_offsets[self._sources]
         rows = 1 + np.minimum(counts[:, :, 1] - counts[:, :, 0], self.config.max_translations).sum(axis=1)
-        if len(rows) == 0 or rows.sum() <= self.config.words_per_step:
+        if len(rows) == 0 or rows.sum() <= self._most:
             return self._sources, np.ones(len(rows))
         low, high = 0.0, 1.0
-        while rows @ -np.expm1(-self._weights * high) < self.config.words_per_step:
+        while rows @ -np.expm1(-self._weights * high) < self._most:
             low, high = high, 2 * high
         for _ in range(60):
             middle = (low + high) / 2
-            full = rows @ -np.expm1(-self._weights * middle) >= self.config.words_per_step
+            full = rows @ -np.expm1(-self._weights * middle) >= self._most
             low, high = (low, middle) if full else (middle, high)
         return self._sources, -np.expm1(-self._weights * high)
 
@@ -92,7 +84,7 @@ class WordBatches:
         sizes = np.array([1 + len(group) for group in translations], dtype=np.int64)
         group_of = np.repeat(np.arange(len(sizes)), sizes)[first]
         used = np.searchsorted(group_of, np.arange(len(sizes)), side="right")
-        groups = int(np.searchsorted(used, self.config.words_per_step, side="right"))
+        groups = int(np.searchsorted(used, self._most, side="right"))
         return rows[first][group_of < max(groups, 1)]
 
     def batch(self, step: int) -> WordBatch:
@@ -118,7 +110,7 @@ class WordBatches:
         draws = uniform(mix(self.seed, step, usable))
         # Exponential races: the k smallest of E_i / weight_i are a draw of k without replacement, by weight
         races = -np.log1p(-draws) / self._weights
-        count = min(len(usable), config.words_per_step)
+        count = min(len(usable), self._most)
         order = np.argpartition(races, count - 1)[:count] if count else np.empty(0, np.int64)
         order = order[np.lexsort((order, races[order]))]
         entries = usable[order]
@@ -166,6 +158,20 @@ class WordBatches:
         weight = np.zeros(size)
         weight[chosen] = 1 / max(keep, 1)
         return Relations(_csr(positive, size), _csr(siblings, size), torch.from_numpy(weight.astype(np.float32)))
+
+
+def table_rows(lexicon: CompiledLexicon, max_translations: int) -> int:
+    """Rows of a batch that held the whole table: source words that have translations, and these, capped at so many a
+    language; each spelling once."""
+    begin, end = lexicon.translation_offsets[:, :, 0], lexicon.translation_offsets[:, :, 1]
+    counts = np.minimum(end - begin, max_translations)
+    sources = np.flatnonzero(counts.any(axis=1))
+    counts = counts.ravel()
+    inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    translations = lexicon.translations[np.repeat(begin.ravel(), counts) + inner]
+    forms = np.arange(len(lexicon.surface_language)) * FORMS + lexicon.usual_form
+    spelling = _first_of_equal_spelling(lexicon, forms)
+    return len(np.unique(spelling[np.concatenate((sources, translations)).astype(np.int64)]))
 
 
 def _first_of_equal_spelling(lexicon: CompiledLexicon, forms: np.ndarray) -> np.ndarray:

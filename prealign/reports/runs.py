@@ -45,8 +45,8 @@ class Run:
         pretraining = self.recipe.at_stage("pretrain")
         every = self.recipe.pretrain.align_every
         kept = -(-(self.account.steps - self.align_steps) // every) if every is not None else 0
-        loss = self.align_steps * infonce_flops(self.recipe, self.recipe.align.words_per_step)
-        return text + words + loss + kept * infonce_flops(pretraining, pretraining.align.words_per_step)
+        loss = self.align_steps * infonce_flops(self.recipe, self.recipe.align.words_per_step or 0)
+        return text + words + loss + kept * infonce_flops(pretraining, pretraining.align.words_per_step or 0)
 
 
 def read_run(argument: str) -> Run:

@@ -15,6 +15,7 @@ from prealign.training.run import comparable
 _NO_MATTER = ("name", "data.dir")
 _NEW = dict.fromkeys(
     (
+        "align.coverage",
         "align.global_batch_size",
         "pretrain.align_every",
         "pretrain.align_words_per_step",

@@ -10,11 +10,12 @@ from prealign.config import Recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.world import row_ranks
 from prealign.errors import UserError
+from prealign.lexicon.word_batches import table_rows
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
-from prealign.training.run import pretrain_start, word_tokens
+from prealign.training.run import pretrain_start
 from prealign.training.space import check_space
-from prealign.training.stage import word_batches
+from prealign.training.words import with_words_per_step, word_batches, word_tokens
 
 _ENOUGH = 3
 """Draws of a word that align it, by experience at small scales."""
@@ -23,6 +24,7 @@ _ENOUGH = 3
 def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], None]) -> None:
     """Check hashes, sizes, divisibility and the run folder, and print the plan. Raises `UserError`."""
     data.verify()
+    recipe = with_words_per_step(recipe, data)
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
     parallel = recipe.parallel
     groups = row_ranks(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
@@ -79,8 +81,8 @@ def _say_coverage(
 ) -> None:
     """How often the stage draws a word of the table, and what its word batches cost beside the text of the run."""
     batches, steps = word_batches(recipe, data, plan.stage), plan.word_steps(recipe)
-    rows, aligning = batches.table_rows(), recipe.at_stage(plan.stage)
-    per_step = min(aligning.align.words_per_step, rows)
+    rows, aligning = table_rows(batches.lexicon, recipe.align.max_translations), recipe.at_stage(plan.stage)
+    per_step = min(aligning.align.words_per_step or rows, rows)
     entries, share = batches.draws_per_step()
     drawn = share * len(steps)
     counts = batches.lexicon.counts[entries]
@@ -98,8 +100,8 @@ def _say_coverage(
         enough = min(rows, math.ceil(_ENOUGH * rows / len(steps)))
         say(
             f"  warning: words are drawn {drawn.mean():.2f} times on average, too seldom to be aligned ({_ENOUGH} are "
-            f"enough); raise align.words_per_step to {enough:,}, or lower align.global_batch_size, which gives more "
-            f"steps; align.sampling=frequency aligns frequent words at least"
+            f"enough); set align.coverage={_ENOUGH} (align.words_per_step={enough:,}), or lower "
+            f"align.global_batch_size, which gives more steps; align.sampling=frequency aligns frequent words at least"
         )
 
 

@@ -22,7 +22,8 @@ from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
 from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
-from prealign.training.stage import Evaluate, StageContext, run_stage, word_batches
+from prealign.training.stage import Evaluate, StageContext, run_stage
+from prealign.training.words import with_words_per_step
 
 _FREE = (
     "run_dir",
@@ -64,6 +65,7 @@ def run_stages(
     ``say`` gets lines for the user, on the first rank. ``safe_point`` is called before every forward pass, on all
     ranks, and may raise `Interrupted` on all of them.
     """
+    recipe = with_words_per_step(recipe, data)
     folder = recipe.folder
     stages = [
         stage for stage in (recipe.stages if only is None else [only]) if read_state(folder / stage / "weights") is None
@@ -101,18 +103,6 @@ def run_stages(
             words = account.tokens - account.text_tokens
             beside = f" and {words:,} of word batches" if words else ""
             say(f"finished: {folder} ({account.text_tokens:,} tokens of text{beside} in {account.steps} steps)")
-
-
-def word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[str, int]:
-    """Tokens of a stage's word batches, per language. Raises `UserError`."""
-    totals = dict.fromkeys(recipe.languages, 0)
-    if not (steps := plan.word_steps(recipe)):
-        return totals
-    batches = word_batches(recipe, data, plan.stage)
-    for step in steps:
-        for name, count in batches.batch(step).tokens_per_language().items():
-            totals[name] += count
-    return totals
 
 
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:

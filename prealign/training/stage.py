@@ -19,7 +19,6 @@ from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
 from prealign.evaluation.aligned import alignment_lines
 from prealign.hashing import Draw, mix
-from prealign.lexicon.word_batches import WordBatches
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.metrics import Display, MetricsLog
 from prealign.training.plan import Account, StagePlan
@@ -27,6 +26,7 @@ from prealign.training.schedule import learning_rate
 from prealign.training.signals import ignore_signals
 from prealign.training.space import check_space, has_room
 from prealign.training.step import Clock, take_step
+from prealign.training.words import word_batches
 
 Evaluate = Callable[[torch.nn.Module, str, int], dict[str, Any]]
 """Measures a model after so many steps of a stage; all ranks call it, and it returns the same numbers on each."""
@@ -224,17 +224,6 @@ def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
             f"{data[:12]}...; restore the prepared data, choose another run_dir, or set "
             f"checkpoint.allow_changed_data=true"
         )
-
-
-def word_batches(recipe: Recipe, data: PreparedData, stage: str = "align") -> WordBatches:
-    """What a stage draws its words from. Raises `UserError` where there are no translations."""
-    if data.lexicon is None:
-        key = "stages: found 'align'" if stage == "align" else "pretrain.align_every: found a number"
-        raise UserError(
-            f"{key} without translations; expected dictionaries (languages.*.dictionaries) or a clone language"
-        )
-    seed = mix(recipe.seed, Draw.WORD_BATCHES) if stage == "align" else mix(recipe.seed, Draw.WORD_BATCHES, 1)
-    return WordBatches(data.lexicon, recipe.at_stage(stage).align, int(seed))
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -1,21 +1,19 @@
-"""What a run says before it trains: of budgets, and of words that are drawn too seldom."""
+"""A run as a whole: its account, its words, data that moved."""
 
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from prealign.corpus.prepared import PreparedData, open_data
 from prealign.corpus.preparing import prepare
 from prealign.errors import UserError
 from prealign.evaluation.aligned import alignment_lines
-from prealign.training.check import check
 from prealign.training.plan import Account, align_plan, pretrain_plan
-from prealign.training.run import finished_account, word_tokens
-from prealign.training.stage import word_batches
+from prealign.training.run import finished_account
+from prealign.training.words import word_batches, word_tokens
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.processes import finish, start, train, train_arguments
 
@@ -29,38 +27,6 @@ def test_word_batches_beyond_a_budget_take_nothing_from_it(data_dir: Path, tmp_p
     assert code == 0, err
     assert "(51,200 tokens of text and " in out
     assert "words of the table: cosine (over random pairs; P@1 by CSLS): input embedding" in out
-
-
-def lines_of(data_dir: Path, tmp_path: Path, words_per_step: int) -> list[str]:
-    recipe = tiny_recipe(data_dir, align={"words_per_step": words_per_step}, run_dir=str(tmp_path / "run"))
-    said: list[str] = []
-    check(recipe, open_data(recipe), 1, said.append)
-    return said
-
-
-def test_the_check_says_how_often_words_are_drawn(data_dir: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(data_dir)
-    rows = word_batches(recipe, open_data(recipe)).table_rows()
-    said = lines_of(data_dir, tmp_path, rows)
-    (line,) = [line for line in said if line.startswith("  words: ")]
-    assert f"{rows:,} in the table, {rows:,} in each of 10 steps; a source word is drawn 10.00 times on average" in line
-    assert line.endswith("(median 10.00, the rarest 10.00); those drawn 3 times and more are 100 % of the running text")
-    assert any(
-        line.startswith("  word batches: ") and line.endswith(" % of the FLOPs of the run's text") for line in said
-    )
-    assert not any("warning" in line for line in said)
-
-
-def test_the_check_warns_of_words_that_cannot_be_aligned(data_dir: Path, tmp_path: Path) -> None:
-    (line,) = [line for line in lines_of(data_dir, tmp_path, 16) if "warning" in line]
-    assert "raise align.words_per_step to " in line
-    assert "align.global_batch_size" in line
-
-
-def test_rows_of_the_table_are_those_of_a_batch_that_holds_it_all(data_dir: Path) -> None:
-    recipe = tiny_recipe(data_dir, align={"words_per_step": 10**6})
-    batches = word_batches(recipe, open_data(recipe))
-    assert len(batches.words(0)) == batches.table_rows()
 
 
 def test_a_stage_says_whether_it_aligned() -> None:
@@ -116,18 +82,6 @@ def test_alignment_is_not_kept_without_a_table(data_dir: Path) -> None:
 def test_kept_alignment_is_not_compiled(data_dir: Path) -> None:
     with pytest.raises(UserError, match=r"parallel\.compile: found true with pretrain\.align_every"):
         tiny_recipe(data_dir, pretrain={"align_every": 2}, parallel={"compile": True})
-
-
-@pytest.mark.parametrize("sampling", [0.0, 0.5, 1.0])
-def test_expected_draws_are_those_of_the_batches(data_dir: Path, sampling: float) -> None:
-    recipe = tiny_recipe(data_dir, align={"words_per_step": 400, "sampling": sampling})
-    batches = word_batches(recipe, open_data(recipe))
-    entries, expected = batches.draws_per_step()
-    found = np.mean([np.isin(entries, batches.words(step)) for step in range(300)], axis=0)
-    assert found.mean() == pytest.approx(expected.mean(), rel=0.01)
-    deviations = (found - expected) / np.sqrt(np.maximum(expected * (1 - expected), 1e-9) / 300)
-    assert np.mean(np.abs(deviations) < 3) > 0.98
-    assert np.ptp(expected) < 1e-9 if sampling == 0.0 else expected[0] > 2 * expected[-1]
 
 
 def test_moved_data_is_the_same_data(data_dir: Path, tmp_path: Path) -> None:

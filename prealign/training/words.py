@@ -1,0 +1,46 @@
+"""Word batches of a stage: what they are drawn from, how many words each has, and what they add up to."""
+
+import math
+
+from prealign.config import Recipe
+from prealign.corpus.prepared import PreparedData
+from prealign.errors import UserError
+from prealign.hashing import Draw, mix
+from prealign.lexicon.word_batches import WordBatches, table_rows
+from prealign.training.plan import StagePlan, align_plan
+
+
+def word_batches(recipe: Recipe, data: PreparedData, stage: str = "align") -> WordBatches:
+    """What a stage draws its words from. Raises `UserError` where there are no translations."""
+    if data.lexicon is None:
+        key = "stages: found 'align'" if stage == "align" else "pretrain.align_every: found a number"
+        raise UserError(
+            f"{key} without translations; expected dictionaries (languages.*.dictionaries) or a clone language"
+        )
+    seed = mix(recipe.seed, Draw.WORD_BATCHES) if stage == "align" else mix(recipe.seed, Draw.WORD_BATCHES, 1)
+    return WordBatches(data.lexicon, recipe.at_stage(stage).align, int(seed))
+
+
+def with_words_per_step(recipe: Recipe, data: PreparedData) -> Recipe:
+    """The recipe with `align.words_per_step` in place of `align.coverage`: ``coverage x rows of the table / steps of
+    the align stage``, at most the whole table. Unchanged where it has no coverage, or no word batches."""
+    align = recipe.align
+    pretrain = recipe.pretrain
+    takes_words = "align" in recipe.stages or pretrain.align_every is not None or pretrain.init_from is not None
+    if align.coverage is None or not takes_words or data.lexicon is None:
+        return recipe
+    rows = table_rows(data.lexicon, align.max_translations)
+    words = max(2, min(rows, math.ceil(align.coverage * rows / align_plan(recipe).steps)))
+    return recipe.model_copy(update={"align": align.model_copy(update={"coverage": None, "words_per_step": words})})
+
+
+def word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[str, int]:
+    """Tokens of a stage's word batches, per language. Raises `UserError`."""
+    totals = dict.fromkeys(recipe.languages, 0)
+    if not (steps := plan.word_steps(recipe)):
+        return totals
+    batches = word_batches(recipe, data, plan.stage)
+    for step in steps:
+        for name, count in batches.batch(step).tokens_per_language().items():
+            totals[name] += count
+    return totals
