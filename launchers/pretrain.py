@@ -9,27 +9,23 @@ user's mistake ends with 2, anything else that fails with 1.
 """
 
 import argparse
-from typing import Any
-
-import torch
+from collections.abc import Sequence
 
 from prealign.config import load_recipe
 from prealign.config.paths import positive
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import run
-from prealign.evaluation.facts import FactsTest
-from prealign.evaluation.language_model import evaluate_language
-from prealign.evaluation.measuring import Subject, alignment
-from prealign.evaluation.similarity import Probe, aligned_cosine
+from prealign.evaluation.while_training import WhileTraining
 from prealign.training.check import check
-from prealign.training.plan import align_plan
 from prealign.training.run import run_stages
 from prealign.training.signals import StopRequests
+from prealign.training.stage import Hook
 from prealign.training.watchdog import Watchdog
 
 
-def main() -> None:
+def main(hooks: Sequence[Hook] = ()) -> None:
+    """``hooks`` are called after every step, on all ranks."""
     parser = argparse.ArgumentParser(description="Train a recipe.")
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--stage", choices=["align", "pretrain"], help="run this stage alone")
@@ -52,30 +48,13 @@ def main() -> None:
         StopRequests(world) as stop,
         Watchdog(world, recipe.folder, recipe.watchdog.timeout, lambda: stop.received) as watchdog,
     ):
-        lexicon = data.whole_lexicon
-        probe = Probe.build(lexicon, recipe.evaluation.probe_words, world.device) if lexicon is not None else None
-        facts = FactsTest.of(data)
-
-        def evaluate(model: torch.nn.Module, stage: str, step: int) -> dict[str, Any]:
-            results: dict[str, Any] = {}
-            for language in recipe.languages:
-                measured = evaluate_language(model, recipe, data, world, language)
-                if measured is not None:
-                    results[f"perplexity/{language}"] = measured.perplexity
-                    results[f"bits_per_byte/{language}"] = measured.bits_per_byte
-            if probe is not None:
-                results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, probe)
-            if stage == "align" and step == align_plan(recipe).steps:
-                results["alignment"] = alignment(Subject(recipe, data, world, model, recipe.folder, stage, step))
-            if facts is not None and stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step):
-                results |= facts.accuracies(model, world, recipe.facts.ended(step) or 0)
-            return results
 
         def safe_point() -> None:
             watchdog.alive()
             stop.check()
 
-        run_stages(recipe, world, data, evaluate, print, arguments.stage, arguments.stop_after, safe_point)
+        evaluate = WhileTraining(recipe, data, world)
+        run_stages(recipe, world, data, evaluate, print, arguments.stage, arguments.stop_after, safe_point, hooks)
 
 
 if __name__ == "__main__":

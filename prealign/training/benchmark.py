@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -26,8 +27,9 @@ from prealign.lexicon.word_batches import WordBatch, WordBatches
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.model.initialisation import initial_value
 from prealign.planning.devices import peak_tflops
+from prealign.training.clock import Clock
 from prealign.training.plan import Account, align_plan, pretrain_plan
-from prealign.training.step import Clock, take_step
+from prealign.training.step import take_step
 from prealign.training.words import with_words_per_step
 
 PARTS = ("data", "forward", "backward", "optimizer")
@@ -79,7 +81,7 @@ def benchmark(
         record["stages"][stage] = _summary(recipe, world, measured, seconds, parts, peak)
         if world.device.type == "cuda":
             record["stages"][stage]["kernel_seconds"] = _kernel_seconds(
-                lambda source=source: _step(engine, recipe, world, source, synchronise=False)
+                partial(_step, engine, recipe, world, source, synchronise=False)
             )
     return record
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
 from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
-from prealign.training.stage import Evaluate, StageContext, run_stage
+from prealign.training.stage import Evaluate, Hook, StageContext, StageRun
 from prealign.training.words import with_words_per_step
 
 _FREE = (
@@ -36,7 +36,7 @@ _FREE = (
     "anomalies",
     "watchdog",
 )
-_MAY_CHANGE = {
+_MAY_CHANGE: Any = {
     **dict.fromkeys(_FREE, True),
     "batch": {"micro_batch_size"},
     "parallel": Parallel.model_fields.keys() - {"precision"},
@@ -58,16 +58,17 @@ def run_stages(
     only: str | None = None,
     stop_after: int | None = None,
     safe_point: Callable[[], None] = lambda: None,
+    hooks: Sequence[Hook] = (),
 ) -> None:
     """Train what is not trained yet.
 
     ``only``: run this stage alone. ``stop_after``: leave every stage after as many steps, as an interruption would.
     ``say`` gets lines for the user, on the first rank. ``safe_point`` is called before every forward pass, on all
-    ranks, and may raise `Interrupted` on all of them.
+    ranks, and may raise `Interrupted` on all of them. ``hooks`` are called after every step.
     """
     recipe = with_words_per_step(recipe, data)
     folder = recipe.folder
-    stages = [
+    stages: list[str] = [
         stage for stage in (recipe.stages if only is None else [only]) if read_state(folder / stage / "weights") is None
     ]
     for stage in stages:
@@ -81,7 +82,9 @@ def run_stages(
         log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
         try:
             for stage in stages:
-                context = StageContext(recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point)
+                context = StageContext(
+                    recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point, tuple(hooks)
+                )
                 if stage == "align":
                     initial, consumed = _fresh(recipe), Account.empty(recipe)
                     plan = align_plan(recipe)
@@ -106,10 +109,10 @@ def run_stages(
 
 
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:
-    """`run_stage`, again from its last checkpoint as often as it asks for that."""
+    """A stage, again from its last checkpoint as often as it asks for that."""
     while True:
         with contextlib.suppress(RolledBack):
-            return run_stage(context, plan, initial, consumed)
+            return StageRun(context, plan, initial, consumed).run()
 
 
 def finished_account(recipe: Recipe) -> Account:

@@ -1,16 +1,16 @@
 """One training stage, from its first step (or its last checkpoint) to its weights."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.loader import StageDataset, micro_batches
+from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.checkpoints import Checkpoint, Checkpoints
 from prealign.distributed.engine import InitialValue, build_engine
@@ -19,17 +19,23 @@ from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
 from prealign.evaluation.aligned import alignment_lines
 from prealign.hashing import Draw, mix
+from prealign.lexicon.word_batches import WordBatch
 from prealign.training.anomalies import AnomalyGuard, RolledBack
+from prealign.training.clock import Clock, Throughput
 from prealign.training.metrics import Display, MetricsLog
 from prealign.training.plan import Account, StagePlan
 from prealign.training.schedule import learning_rate
 from prealign.training.signals import ignore_signals
 from prealign.training.space import check_space, has_room
-from prealign.training.step import Clock, take_step
+from prealign.training.step import StepSums, take_step
 from prealign.training.words import word_batches
 
-Evaluate = Callable[[torch.nn.Module, str, int], dict[str, Any]]
-"""Measures a model after so many steps of a stage; all ranks call it, and it returns the same numbers on each."""
+Evaluate = Callable[[torch.nn.Module, str, int, bool], dict[str, Any]]
+"""Measures a model in a stage, after so many steps, which are all of them or not; all ranks call it, and it returns the
+same numbers on each."""
+
+Hook = Callable[["StageRun", StepSums], None]
+"""Called on all ranks after every step, in the same order, with what the step measured on this rank."""
 
 
 @dataclass(frozen=True)
@@ -48,172 +54,281 @@ class StageContext:
     """Steps at which every stage is left as an interruption would leave it, with a checkpoint."""
     safe_point: Callable[[], None] = lambda: None
     """Called on all ranks before every forward pass; may raise `Interrupted` on all of them."""
+    hooks: tuple[Hook, ...] = ()
+    """Called after `StageRun`'s own."""
 
 
-def run_stage(context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> bool:
-    """Train a stage and write its weights to ``folder/weights``; False if it was stopped before its end.
+@dataclass
+class Progress:
+    """Where a stage stands. Checkpoints hold it."""
 
-    ``consumed``: what the run spent before this stage. Raises `Interrupted`, with a checkpoint, and `RolledBack` when
-    it is to be called again.
-    """
-    world, stage = context.world, plan.stage
-    recipe = context.recipe.at_stage(stage, world.row_ranks)
-    checkpoints = Checkpoints(context.folder / "checkpoints", world, recipe.checkpoint)
-    last = min(plan.steps, context.stop_after or plan.steps)
-    identity = {"data": context.data.fingerprint_of(stage)}
+    step: int
+    """Optimizer steps made."""
+    words: dict[str, int]
+    """Tokens of word batches, per language."""
+    targets: dict[str, int]
+    """Positions of text that had a target, per language, up to the last checkpoint."""
+    evaluated: int | None = None
+    """Step of the last evaluation."""
+    saved: int | None = None
+    """Step of the last checkpoint."""
 
-    # --- where the stage stands ---
-    found = checkpoints.find()
-    step, words, targets = 0, dict.fromkeys(recipe.languages, 0), dict.fromkeys(recipe.languages, 0)
-    if found is not None:
-        _check_data(found, identity["data"], recipe)
-        step, words, targets = found.state["step"], found.state["words"], found.state.get("targets", targets)
-    new_targets = torch.zeros(len(targets), dtype=torch.float64, device=world.device)  # of this rank, since `targets`
+    @classmethod
+    def after(cls, checkpoint: Checkpoint | None, languages: list[str]) -> "Progress":
+        """Where a stage goes on from; None: from its beginning."""
+        if checkpoint is None:
+            return cls(0, dict.fromkeys(languages, 0), dict.fromkeys(languages, 0))
+        state = checkpoint.state
+        step = state["step"]
+        targets = state.get("targets", dict.fromkeys(languages, 0))
+        return cls(step, state["words"], targets, None if state.get("evaluation_due") else step, step)
 
-    evaluated = step if found is not None and not found.state.get("evaluation_due", False) else None
-    saved = step if found is not None else None
-    world.on_first(lambda: check_space(recipe, context.folder))
 
-    # --- engine, data ---
-    rate = learning_rate(recipe.align if stage == "align" else recipe.pretrain, plan.steps)
-    engine = build_engine(recipe, world, initial_value, rate)
-    if found is not None:
-        checkpoints.load(engine, found)
-    if recipe.parallel.compile and stage == "pretrain":
-        engine.compile()
-    engine.register_forward_pre_hook(lambda module, arguments: context.safe_point())
-    streams = context.data.streams(code_switch=stage == "pretrain")
-    dataset = StageDataset(streams, plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
-    batches = micro_batches(
-        dataset,
-        global_batch_size=recipe.batch.global_batch_size,
-        micro_batch_size=recipe.batch.micro_batch_size,
-        rank=world.row_rank,
-        ranks=world.row_ranks,
-        first_step=step,
-        steps=last,
-        workers=recipe.loader_workers,
-        pin_memory=world.device.type == "cuda",
-        on_worker_start=ignore_signals,
-    )
-    every = 1 if stage == "align" else recipe.pretrain.align_every
-    words_of = word_batches(recipe, context.data, stage) if every is not None else None
-    if context.log is not None:
-        context.log.cut(stage, step if found is not None else -1, evaluated == step)
-    guard = AnomalyGuard(
-        recipe,
-        world,
-        dataset,
-        decode=lambda ids: context.data.tokenizer.decode(ids % recipe.data.tokenizer.vocab_size),
-        folder=context.folder,
-        step=step,
-        state=found.state.get("anomalies") if found is not None else None,
-        say=lambda line: display.say(f"{stage}: {line}"),
-    )
+@dataclass(frozen=True)
+class StepBatch:
+    """What one optimizer step reads on this rank; ``words`` is the batch of all ranks."""
 
-    def spent() -> Account:
-        return consumed.plus(Account(plan.text_tokens(recipe, step), dict(words), step, dict(targets)))
+    micro: list[MicroBatch]
+    words: WordBatch | None
 
-    def count_targets() -> None:
-        """Bring ``targets`` up to date; all ranks call it."""
-        for name, count in zip(targets, world.sum(new_targets).tolist()):
-            targets[name] += round(count)
-        new_targets.zero_()
 
-    def evaluation_due() -> bool:
-        facts = stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step)
-        return evaluated != step and (step % recipe.evaluation.every == 0 or step == last or facts)
+class StageRun:
+    """A stage that is being trained; every rank makes one. Hooks read its public attributes."""
 
-    def evaluate() -> None:
-        nonlocal evaluated
-        engine.eval()
-        results = context.evaluate(engine, stage, step)
-        engine.train()
+    def __init__(self, context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> None:
+        """``consumed``: what the run spent before this stage."""
+        world, stage = context.world, plan.stage
+        self.context = context
+        self.plan = plan
+        self.world = world
+        self.recipe = context.recipe.at_stage(stage, world.row_ranks)
+        self.last = min(plan.steps, context.stop_after or plan.steps)
+        """Steps after which the stage is left."""
+        self.hooks: list[Hook] = [
+            StageRun.log,
+            StageRun.evaluate_if_due,
+            StageRun.save_if_due,
+            StageRun.show,
+            *context.hooks,
+        ]
+        self._consumed = consumed
+        self._identity = {"data": context.data.fingerprint_of(stage)}
+
+        # --- where the stage stands ---
+        self._checkpoints = Checkpoints(context.folder / "checkpoints", world, self.recipe.checkpoint)
+        found = self._checkpoints.find()
+        if found is not None:
+            _check_data(found, self._identity["data"], self.recipe)
+        self.progress = Progress.after(found, list(self.recipe.languages))
+        self.display = Display(stage, plan.steps, self.step, enabled=world.is_first)
+        self._new_targets = torch.zeros(len(self.progress.targets), dtype=torch.float64, device=world.device)
+        self._save_due = False
+        world.on_first(lambda: check_space(self.recipe, context.folder))
+
+        # --- engine ---
+        self.rate = learning_rate(self.recipe.align if stage == "align" else self.recipe.pretrain, plan.steps)
+        self.engine = self._build_engine(initial_value, found)
+
+        # --- data ---
+        self._dataset = StageDataset(
+            context.data.streams(code_switch=stage == "pretrain"),
+            plan.mixture,
+            int(mix(self.recipe.seed, Draw.WINDOW_ORDER)),
+        )
+        self._micro = self._micro_batches()
+        self._word_steps = plan.word_steps(self.recipe)
+        self._words = word_batches(self.recipe, context.data, stage) if self._word_steps else None
+        tokens_per_step = self.recipe.batch.global_batch_size * self.recipe.model.context
+        self.throughput = Throughput(tokens_per_step, self.progress.step)
+
         if context.log is not None:
-            row = {"kind": "eval", "stage": stage, "step": step, "tokens": spent().tokens} | results
-            context.log.write(row)
-            shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
-            display.say(f"{stage} {step}: {shown}")
-            for line in alignment_lines(results.get("alignment", {})):
-                display.say(line)
-        evaluated = step
+            at = self.progress.step if found is not None else -1
+            context.log.cut(stage, at, self.progress.evaluated == self.progress.step)
+        self.guard = AnomalyGuard(
+            self.recipe,
+            world,
+            self._dataset,
+            decode=lambda ids: context.data.tokenizer.decode(ids % self.recipe.data.tokenizer.vocab_size),
+            folder=context.folder,
+            step=self.progress.step,
+            state=found.state.get("anomalies") if found is not None else None,
+            say=lambda line: self.display.say(f"{stage}: {line}"),
+        )
 
-    def checkpoint() -> None:
-        nonlocal saved
-        count_targets()
-        state = {"step": step, "words": words, "targets": targets} | identity
-        state |= {"evaluation_due": evaluation_due(), "anomalies": guard.state}
-        checkpoints.save(engine, step, state)
-        saved = step
+    @property
+    def step(self) -> int:
+        """Optimizer steps made."""
+        return self.progress.step
+
+    @property
+    def spent(self) -> Account:
+        """What the run has consumed, this stage included."""
+        progress = self.progress
+        text = self.plan.text_tokens(self.recipe, progress.step)
+        return self._consumed.plus(Account(text, dict(progress.words), progress.step, dict(progress.targets)))
+
+    # --- the loop ---
+
+    def run(self) -> bool:
+        """Train to the stage's end and write its weights to ``folder/weights``; False if it was stopped before.
+
+        Raises `Interrupted`, with a checkpoint, and `RolledBack` when the stage is to be run again.
+        """
+        with self.display, self._left_in_order():
+            self.evaluate_if_due()
+            while self.step < self.last:
+                batch = self.next_batch()
+                sums = take_step(self.engine, self.recipe, self.world, batch.micro, batch.words, self.clock, self.guard)
+                self.advance(batch, sums)
+                for hook in self.hooks:
+                    hook(self, sums)
+        return self._finish()
+
+    @property
+    def clock(self) -> Clock:
+        """Times parts of the step that is being made."""
+        return self.throughput.clock
+
+    def next_batch(self) -> StepBatch:
+        """What the next step reads."""
+        with self.clock.part("wait"):
+            micro = next(self._micro)
+            if self._words is None or self.step not in self._word_steps:
+                return StepBatch(micro, None)
+            return StepBatch(micro, self._words.batch(self.step))
+
+    def advance(self, batch: StepBatch, sums: StepSums) -> None:
+        """A step has been made."""
+        self.progress.step += 1
+        self._new_targets += sums.targets
+        if batch.words is not None:
+            for name, count in batch.words.tokens_per_language().items():
+                self.progress.words[name] += count
+
+    # --- hooks ---
+
+    def log(self, sums: StepSums) -> None:
+        """Every `log.every` steps, and after the last: the step's losses and the speed since the row before."""
+        if self.step % self.recipe.log.every and self.step != self.last:
+            return
+        row = sums.row() | {"learning_rate": self.rate(self.step - 1)} | self.throughput.row(self.step)
+        if self.context.log is not None:
+            self.context.log.write(self._place("train") | row)
+            self.display.show(self.step, _note(row))
+
+    def evaluate_if_due(self, sums: StepSums | None = None) -> None:
+        """Every `evaluation.every` steps, before the first, after the last and where a period of facts ends."""
+        if not self._evaluation_due():
+            return
+        self.engine.eval()
+        results = self.context.evaluate(self.engine, self.plan.stage, self.step, self.step == self.plan.steps)
+        self.engine.train()
+        if self.context.log is not None:
+            self.context.log.write(self._place("eval") | results)
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
+            self.display.say(f"{self.plan.stage} {self.step}: {shown}")
+            for line in alignment_lines(results.get("alignment", {})):
+                self.display.say(line)
+        self.progress.evaluated = self.step
+        self.throughput.restart(self.step)
+
+    def save_if_due(self, sums: StepSums) -> None:
+        """Every `checkpoint.every` steps, and after the last; on a full disk, as soon as there is room."""
+        settings = self.recipe.checkpoint
+        regular = self.step % settings.every == 0
+        self._save_due |= regular or self.step == self.last
+        if not self._save_due:
+            return
+        if self.step < self.last and not has_room(self.recipe, self.context.folder, self.world):
+            if regular:
+                self.display.say(f"no room for a checkpoint in {self.context.folder}: training goes on; free space")
+            return
+        self.save()
+        self._save_due = False
+        self.throughput.restart(self.step)
+
+    def show(self, sums: StepSums) -> None:
+        """Complete what is being written, move the progress bar."""
+        self._checkpoints.poll()
+        self.display.advance(self.step)
+
+    # --- parts of them ---
+
+    def save(self) -> None:
+        """Write a checkpoint of the step."""
+        self._count_targets()
+        progress = self.progress
+        state = {"step": progress.step, "words": progress.words, "targets": progress.targets} | self._identity
+        state |= {"evaluation_due": self._evaluation_due(), "anomalies": self.guard.state}
+        self._checkpoints.save(self.engine, progress.step, state)
+        progress.saved = progress.step
+
+    def _place(self, kind: str) -> dict[str, Any]:
+        return {"kind": kind, "stage": self.plan.stage, "step": self.step, "tokens": self.spent.tokens}
+
+    def _evaluation_due(self) -> bool:
+        step, facts = self.step, self.recipe.facts
+        period_ends = self.plan.stage == "pretrain" and facts is not None and facts.ends_at(step)
+        regular = step % self.recipe.evaluation.every == 0
+        return self.progress.evaluated != step and (regular or step == self.last or period_ends)
+
+    def _count_targets(self) -> None:
+        """Bring ``progress.targets`` up to date; all ranks call it."""
+        for name, count in zip(self.progress.targets, self.world.sum(self._new_targets).tolist()):
+            self.progress.targets[name] += round(count)
+        self._new_targets.zero_()
+
+    def _build_engine(self, initial_value: InitialValue, found: Checkpoint | None) -> deepspeed.DeepSpeedEngine:
+        engine = build_engine(self.recipe, self.world, initial_value, self.rate)
+        if found is not None:
+            self._checkpoints.load(engine, found)
+        if self.recipe.parallel.compile and self.plan.stage == "pretrain":
+            engine.compile()
+        engine.register_forward_pre_hook(lambda module, arguments: self.context.safe_point())
+        return engine
+
+    def _micro_batches(self) -> Iterator[list[MicroBatch]]:
+        return micro_batches(
+            self._dataset,
+            global_batch_size=self.recipe.batch.global_batch_size,
+            micro_batch_size=self.recipe.batch.micro_batch_size,
+            rank=self.world.row_rank,
+            ranks=self.world.row_ranks,
+            first_step=self.step,
+            steps=self.last,
+            workers=self.recipe.loader_workers,
+            pin_memory=self.world.device.type == "cuda",
+            on_worker_start=ignore_signals,
+        )
 
     @contextmanager
-    def left_in_order() -> Iterator[None]:
+    def _left_in_order(self) -> Iterator[None]:
+        """An interruption leaves a checkpoint of the last whole step; a rollback frees the engine."""
+        stage = self.plan.stage
         try:
             yield
         except Interrupted:
-            if saved != step:  # what a step has done of its forward passes is given up
-                checkpoint()
-            checkpoints.wait()
-            display.say(f"stopped: {stage} after {step} of {plan.steps} steps; the same command goes on from there")
+            if self.progress.saved != self.step:
+                self.save()
+            self._checkpoints.wait()
+            self.display.say(
+                f"stopped: {stage} after {self.step} of {self.plan.steps} steps; the same command goes on from there"
+            )
             raise
         except RolledBack as decision:
-            display.say(f"{stage}: {decision}")
-            engine.destroy()
+            self.display.say(f"{stage}: {decision}")
+            self.engine.destroy()
             raise
 
-    with Display(stage, plan.steps, step, enabled=world.is_first) as display, left_in_order():
-        if evaluation_due():
-            evaluate()
-        since, since_step, clock, save_due = time.perf_counter(), step, Clock(), False
-
-        # --- the loop ---
-        while step < last:
-            with clock.part("wait"):
-                micro = next(batches)
-                word_batch = words_of.batch(step) if words_of and every and step % every == 0 else None
-            sums = take_step(engine, recipe, world, micro, word_batch, clock, guard)
-            step += 1
-            new_targets += sums.targets
-            if word_batch is not None:
-                for name, count in word_batch.tokens_per_language().items():
-                    words[name] += count
-
-            # once in a while: log (all ranks take part in the sums)
-            if step % recipe.log.every == 0 or step == last:
-                row = sums.row() | {"learning_rate": rate(step - 1)}
-                seconds = time.perf_counter() - since
-                tokens_per_step = recipe.batch.global_batch_size * recipe.model.context
-                row["tokens_per_second"] = (step - since_step) * tokens_per_step / seconds
-                row["data_wait"] = clock.seconds["wait"] / seconds
-                since, since_step, clock = time.perf_counter(), step, Clock()
-                if context.log is not None:
-                    context.log.write({"kind": "train", "stage": stage, "step": step, "tokens": spent().tokens} | row)
-                    display.show(step, _note(row))
-
-            # once in a while: evaluate (all ranks)
-            if evaluation_due():
-                evaluate()
-                since, since_step, clock = time.perf_counter(), step, Clock()
-
-            # once in a while: checkpoint (all ranks); on a full disk, as soon as there is room
-            save_due = saved != step and (save_due or step % recipe.checkpoint.every == 0 or step == last)
-            if save_due and step < last and not has_room(recipe, context.folder, world):
-                if step % recipe.checkpoint.every == 0:
-                    display.say(f"no room for a checkpoint in {context.folder}: training goes on; free space")
-            elif save_due:
-                checkpoint()
-                save_due = False
-                since, since_step, clock = time.perf_counter(), step, Clock()
-            checkpoints.poll()
-            display.advance(step)
-
-    checkpoints.wait()
-    if step == plan.steps:
-        count_targets()
-        state = {"stage": stage} | asdict(spent()) | identity
-        save_weights(engine, world, context.folder / "weights", state)
-    engine.destroy()
-    return step == plan.steps
+    def _finish(self) -> bool:
+        self._checkpoints.wait()
+        finished = self.step == self.plan.steps
+        if finished:
+            self._count_targets()
+            state = {"stage": self.plan.stage} | asdict(self.spent) | self._identity
+            save_weights(self.engine, self.world, self.context.folder / "weights", state)
+        self.engine.destroy()
+        return finished
 
 
 def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:

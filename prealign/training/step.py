@@ -1,8 +1,5 @@
 """One optimizer step, and what it measured."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -17,23 +14,7 @@ from prealign.lexicon.word_batches import WordBatch
 from prealign.objectives.inputs import ModelInputs, TextInputs, text_inputs, word_inputs
 from prealign.objectives.joint import ModelOutputs
 from prealign.training.anomalies import AnomalyGuard
-
-
-class Clock:
-    """Seconds by part of the work. With ``wait`` (a device's synchronise) each part ends when the device is done."""
-
-    def __init__(self, wait: Callable[[], Any] | None = None) -> None:
-        self._wait = wait
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a part."""
-        started = time.perf_counter()
-        yield
-        if self._wait is not None:
-            self._wait()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+from prealign.training.clock import Clock
 
 
 def take_step(

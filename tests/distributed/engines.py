@@ -19,7 +19,8 @@ from prealign.distributed.engine import build_engine
 from prealign.distributed.pieces import held_pieces, tensors_of
 from prealign.distributed.world import World
 from prealign.model.initialisation import initial_value
-from prealign.training.step import Clock, take_step
+from prealign.training.clock import Clock
+from prealign.training.step import take_step
 from tests.conftest import tiny_recipe
 
 BATCH = 8
