@@ -103,11 +103,11 @@ def _symmetric_plan(
     ranks = dist.get_world_size(_group(group)) if group else 1
     if not symmetric_triton.applies(z, tau, ranks) or (whole and not symmetric_triton.matrix_fits(len(relations))):
         return None
-    return SymmetricPlan(*planned, include_self) if planned else plan_symmetric(relations, include_self)
+    return SymmetricPlan.of(planned, include_self) if planned else plan_symmetric(relations, include_self)
 
 
 def _group(name: str) -> dist.ProcessGroup | None:
-    return _resolve_process_group(name) if name else None
+    return _resolve_process_group(name) if name else None  # type: ignore[arg-type]
 
 
 @torch.library.custom_op("prealign::infonce", mutates_args=())

@@ -5,6 +5,7 @@ the CPU where the relations are there, so that no pass waits for the device.
 rank that has all words as rows therefore computes the upper triangle of tiles alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,13 +40,19 @@ class SymmetricPlan:
     pair_kinds: torch.Tensor
     include_self: bool
 
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor], include_self: bool) -> "SymmetricPlan":
+        """Its tensors, in order, put together again."""
+        order, tile_index, bits, rows, columns, kinds = tensors
+        return cls(order, tile_index, bits, rows, columns, kinds, include_self)
+
     def tensors(self) -> list[torch.Tensor]:
         """The tensors, in order."""
         return [self.order, self.tile_index, self.bits, self.pair_rows, self.pair_columns, self.pair_kinds]
 
     def to(self, device: torch.device) -> "SymmetricPlan":
         """A copy on a device."""
-        return SymmetricPlan(*(tensor.to(device, non_blocking=True) for tensor in self.tensors()), self.include_self)
+        return SymmetricPlan.of([tensor.to(device, non_blocking=True) for tensor in self.tensors()], self.include_self)
 
 
 def tile_shape(words: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ version.
 """
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +32,16 @@ _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 def mix(*parts: int | np.ndarray) -> np.ndarray:
     """Hash integers (scalars or arrays that broadcast) to uint64; a different order of arguments is another hash."""
     with np.errstate(over="ignore"):
-        state = np.uint64(0)
+        state: np.ndarray | np.uint64 = np.uint64(0)
         for part in parts:
-            value = (
+            value: np.ndarray | np.uint64 = (
                 part.astype(np.uint64) if isinstance(part, np.ndarray) else np.uint64(int(part) & 0xFFFFFFFFFFFFFFFF)
             )
             state = _finalise(state ^ _finalise(value + _GOLDEN))
         return np.asarray(state, dtype=np.uint64)
 
 
-def _finalise(z: np.ndarray) -> np.ndarray:
+def _finalise(z: Any) -> Any:
     z = (z ^ (z >> _S30)) * _M1
     z = (z ^ (z >> _S27)) * _M2
     return z ^ (z >> _S31)

@@ -11,5 +11,6 @@ python -c 'import megatron.core.datasets.indexed_dataset' 2>/dev/null ||
 python -c 'import triton' 2>/dev/null || python -m pip --quiet --disable-pip-version-check install triton==3.7.1
 ruff check .
 ruff format --check .
+mypy
 # two files at a time; the tests of a file share what they make
 python -m pytest --numprocesses 2 --dist loadfile "$@"

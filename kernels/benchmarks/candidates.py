@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from prealign.kernels import multilayer_infonce
 from prealign.kernels.benchmarks.problems import Problem
+from prealign.kernels.infonce import Implementation
 from prealign.kernels.reference import infonce_reference
 
 Loss = Callable[[list[torch.Tensor]], torch.Tensor]
@@ -26,11 +27,11 @@ class Candidate:
     """One positive a word, itself in the denominator, is all that it can do."""
 
 
-def _ours(impl: str) -> Callable[[Problem], Loss]:
+def _ours(impl: Implementation) -> Callable[[Problem], Loss]:
     def build(problem: Problem) -> Loss:
         def loss(z: list[torch.Tensor]) -> torch.Tensor:
-            options = {"include_self": problem.include_self, "impl": impl}
-            return multilayer_infonce(z, problem.relations, problem.tau, **options)[0].sum()
+            own = problem.include_self
+            return multilayer_infonce(z, problem.relations, problem.tau, include_self=own, impl=impl)[0].sum()
 
         return loss
 

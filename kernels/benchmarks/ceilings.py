@@ -6,6 +6,7 @@ can be written in fp32 to given memory.
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def ceilings(device: torch.device) -> dict[str, Any]:
     record["copy_gb_s"] = _copy(device)
     record["wide_product_error"] = _or_reason(lambda: _wide_product(device))
     record["attention_tflops"] = {
-        name: _or_reason(lambda backend=backend: _attention(backend, device)) for name, backend in BACKENDS.items()
+        name: _or_reason(partial(_attention, backend, device)) for name, backend in BACKENDS.items()
     }
     record["attention_kernels"] = _or_reason(lambda: _attention_kernels(device))
     return record
@@ -75,7 +76,8 @@ def _attention_inputs(device: torch.device) -> list[torch.Tensor]:
 
 
 def _attend(inputs: list[torch.Tensor]) -> None:
-    F.scaled_dot_product_attention(*inputs, is_causal=True).sum().backward()
+    q, k, v = inputs
+    F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
 
 
 def _attention(backend: SDPBackend | None, device: torch.device) -> float:

@@ -5,18 +5,20 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prealign.kernels import multilayer_infonce
 from prealign.kernels.benchmarks.problems import Problem, many_positives
+from prealign.kernels.infonce import Implementation
 
 
-def repeats(problem: Problem, runs: int) -> dict[str, float | int]:
+def repeats(problem: Problem, runs: int) -> dict[str, Any]:
     """Runs whose loss or gradient has other bits than the first one's, and relative distances to `chunked`."""
     layers = [layer.detach().requires_grad_() for layer in problem.z]
 
-    def run(impl: str) -> list[torch.Tensor]:
+    def run(impl: Implementation) -> list[torch.Tensor]:
         losses = multilayer_infonce(layers, problem.relations, problem.tau, impl=impl)[0]
         return [losses.detach(), *torch.autograd.grad(losses.sum(), layers)]
 
@@ -44,7 +46,7 @@ def main() -> int:
         return 1
     shape = (options.layers, options.words, options.size)
     problem = many_positives(*shape, 0.1, torch.bfloat16, torch.device("cuda"))
-    record = {"device": torch.cuda.get_device_name(), "shape": shape, **repeats(problem, options.runs)}
+    record: dict[str, Any] = {"device": torch.cuda.get_device_name(), "shape": shape, **repeats(problem, options.runs)}
     print(json.dumps(record, indent=1))
     if options.file:
         options.file.write_text(json.dumps(record, indent=1) + "\n")

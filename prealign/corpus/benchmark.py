@@ -115,11 +115,15 @@ def measure_loading(recipe: Recipe, data: PreparedData, samples: int) -> dict[st
         if switched:
             few = located.window[: max(1, samples // 20)].tolist()
             result["python_loop_tokens_per_second"] = _rate(
-                lambda stream=stream, few=few: [python_loop(stream, window, random.Random(1)) for window in few],
+                partial(_loop, stream, few),
                 len(few) * context,
             )
     result["megatron_gpt_dataset_tokens_per_second"] = _megatron(recipe, data, samples)
     return result
+
+
+def _loop(stream: TokenStream, windows: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [python_loop(stream, window, random.Random(1)) for window in windows]
 
 
 def python_loop(stream: TokenStream, window: int, draw: random.Random) -> tuple[np.ndarray, np.ndarray]:

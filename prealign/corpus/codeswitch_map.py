@@ -74,7 +74,7 @@ class _FindChunk:
         # equal spellings: the first form, so "I" is capitalised
         keys, first = np.unique(span_keys(lexicon.form_tokens, begin, end), return_index=True)
         entries = (first + 1).astype(np.uint32)
-        longest = np.iinfo(store.dtype).max if store.dtype.itemsize < 4 else lexicon.form_tokens.max(initial=0)
+        longest = np.iinfo(np.uint16).max if store.dtype.itemsize < 4 else lexicon.form_tokens.max(initial=0)
         of_token = np.zeros(int(longest) + 2, np.uint32)
         single = keys <= longest + 1
         of_token[keys[single].astype(np.int64) - 1] = entries[single]

@@ -7,7 +7,7 @@ time.
 
 import heapq
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ def count_words(
         yield from heapq.merge(*(_parse(file) for file in files), key=_order)
 
 
-def _words_by_share(runs: list[np.ndarray], store: TokenStore, tokenizer: Tokenizer, files: list[TextIO]) -> None:
+def _words_by_share(runs: list[np.ndarray], store: TokenStore, tokenizer: Tokenizer, files: Sequence[TextIO]) -> None:
     """Fill each file with its share of the words, most frequent first."""
     limits = (np.arange(1, _PARTS, dtype=np.uint64) << np.uint64(58)).astype(np.uint64)
     cuts = [np.concatenate(([0], np.searchsorted(run["hash"], limits), [len(run)])) for run in runs]

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -90,6 +90,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _do(task: object) -> object:
+def _do(task: Any) -> Any:
     assert _work is not None
     return _work(task)

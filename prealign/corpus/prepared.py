@@ -241,7 +241,7 @@ def _check_translations(recipe: Recipe) -> None:
         return
     artefact = open_artefact(folder, WAYPOINTS["translations"])
     for key, wanted in json.loads(json.dumps(translation_settings(recipe))).items():
-        found = artefact.inputs.get(key)
+        found: Any = artefact.inputs.get(key)
         if key == "dictionaries":
             found = [{name: value for name, value in settings.items() if name != "sha256"} for settings in found]
         if key == "facts":  # one language of them

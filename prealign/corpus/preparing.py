@@ -90,8 +90,8 @@ class _Preparation:
                 clone_words[name] = self._clone_words(name, stores[language.clone_of], tokenizer)
             stores[name] = self._language(name, inputs, tokenizer, clone_words.get(name))
         for name in self.recipe.extra_texts:
-            language = name.partition(".")[0]
-            stores[name] = self._source(name, stores[language], tokenizer, clone_words.get(language))
+            owner = name.partition(".")[0]
+            stores[name] = self._source(name, stores[owner], tokenizer, clone_words.get(owner))
         words = lexicon = None
         if has_lexicon(self.recipe):
             lexicon = prepare_lexicon(self.recipe, stores, clone_words, tokenizer, self.hashes, self._ensure)
@@ -185,7 +185,10 @@ class _Preparation:
         if settings.ranks is not None:
             if not settings.ranks.is_file():
                 raise UserError(f"data.tokenizer.ranks: no such file '{settings.ranks}'; expected a .tiktoken file")
-            inputs = {"ranks": self.hashes.of([settings.ranks])[0], "pattern": settings.pattern or WORD_PATTERN}
+            inputs: dict[str, Any] = {
+                "ranks": self.hashes.of([settings.ranks])[0],
+                "pattern": settings.pattern or WORD_PATTERN,
+            }
         else:
             if settings.pattern is not None:
                 raise UserError(
@@ -404,7 +407,7 @@ def _heldout_documents(store: Artefact, tokenizer: Tokenizer, shift: int, words:
     for split in HELDOUT:
         text = TokenStore(store.folder / split)
         begin = 0
-        for length in text.lengths.tolist():
+        for length in text.lengths[:].tolist():
             document = tokenizer.decode(text.tokens[begin : begin + length - 1].astype(np.int64) - shift)
             found.add(document_hash(words.to_original(document) if words is not None else document))
             begin += length

@@ -219,7 +219,7 @@ def _table(
 ) -> Artefact:
     names = [recipe.source_language, *recipe.targets]
     languages = recipe.languages
-    inputs = {
+    inputs: dict[str, Any] = {
         "words": words.fingerprint,
         "translations": translations.fingerprint,
         "heldout": heldout.fingerprint if heldout is not None else None,
@@ -274,7 +274,7 @@ def _coverage(
     written = [name for name in recipe.targets if recipe.languages[name].clone_of is None]
     segmenters = {name: recipe.languages[name].segmenter for name in written}
     versions = {name: segmenter_version(used) for name, used in segmenters.items() if used != "none"}
-    inputs = {
+    inputs: dict[str, Any] = {
         "words": words.fingerprint,
         "translations": translations.fingerprint,
         "lexicon": lexicon.fingerprint,
@@ -314,6 +314,7 @@ def _dev_text(store: Artefact, tokenizer: Tokenizer, segmenter: str, folder: Pat
         found = [(word, count) for word, count, _ in counts]
         shutil.rmtree(scratch)
         return found
-    ends = np.cumsum(text.lengths, dtype=np.int64)
-    documents = (tokenizer.decode(text.tokens[end - length : end - 1]) for end, length in zip(ends, text.lengths))
+    lengths = text.lengths[:]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    documents = (tokenizer.decode(text.tokens[end - length : end - 1]) for end, length in zip(ends, lengths))
     return count_segmented(documents).items()

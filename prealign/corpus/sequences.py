@@ -87,11 +87,11 @@ class TokenStream:
         starts = np.flatnonzero(np.ascontiguousarray(bits[:, 0::2]).view(bool))
         bounds = np.searchsorted(starts, np.arange(rows + 1) * size)
         per_row = np.diff(bounds)
-        first = self.words.ordinals(begins)
-        ordinals = np.arange(len(starts)) + np.repeat(first - bounds[:-1], per_row)
+        ordinal = self.words.ordinals(begins)
+        ordinals = np.arange(len(starts)) + np.repeat(ordinal - bounds[:-1], per_row)
         if len(ordinals) and ordinals.max() >= self.words.words:
             ordinals %= self.words.words
-        forms = self.forms.read(first, per_row)
+        forms = self.forms.read(ordinal, per_row)
         same = rows == 1 or not np.any(epochs != epochs[0])
         epoch = int(epochs[0]) if same else np.repeat(epochs, per_row)
         chosen, form, eligible = switcher.choose(forms, ordinals, epoch)

@@ -104,7 +104,8 @@ def _schedule(optimizer: torch.optim.Optimizer, learning_rate: Callable[[int], f
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Weight decay on matrices, none on biases and norms."""
-    matrices, vectors = [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in model.parameters():
         shape = getattr(parameter, "ds_shape", parameter.shape)  # a sharded parameter's own shape is empty
         (matrices if len(shape) >= 2 else vectors).append(parameter)
@@ -114,7 +115,8 @@ def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 def plain_gradient_norm(engine: deepspeed.DeepSpeedEngine) -> torch.Tensor:
     """Global norm of the gradients before clipping where DeepSpeed keeps none (fp32 without ZeRO); call it between the
     step's last backward and ``engine.step``."""
-    split, whole = [], []
+    split: list[torch.Tensor] = []
+    whole: list[torch.Tensor] = []
     for name, parameter in engine.module.named_parameters():
         if parameter.grad is not None:
             (split if shard_of(engine, name, parameter).ranks > 1 else whole).append(parameter.grad)

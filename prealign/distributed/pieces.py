@@ -172,7 +172,7 @@ def _finder(engine: deepspeed.DeepSpeedEngine) -> Callable[[nn.Parameter], _Plac
     stage = engine.zero_optimization_stage()
     if stage == 3:
 
-        def partitioned(parameter: nn.Parameter) -> _Place:
+        def partitioned(parameter: Any) -> _Place:
             group, offset, room = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = room * optimizer._get_param_partition_rank(parameter)
             length = max(0, min(room, parameter.ds_numel - start))  # the last partition may be padded
@@ -182,7 +182,7 @@ def _finder(engine: deepspeed.DeepSpeedEngine) -> Callable[[nn.Parameter], _Plac
     if stage > 0:
         groups = engine.basic_optimizer.param_groups
 
-        def flattened(parameter: nn.Parameter) -> _Place | None:
+        def flattened(parameter: Any) -> _Place | None:
             mapping = parameter._hp_mapping
             if mapping is None:
                 return None

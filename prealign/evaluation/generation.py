@@ -56,6 +56,7 @@ def next_hidden_states(model: JointModel, ids: torch.Tensor, cache: Cache) -> to
     positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)
     hidden_states, _ = gpt.embedding(ids, positions, None)
     for number, block in enumerate(gpt.blocks):
+        assert isinstance(block, Block)
         if not seen:
             cache.append((torch.empty(0), torch.empty(0)))
         hidden_states = hidden_states + _attend(block, hidden_states, cache, number, seen)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,6 +22,7 @@ from prealign.evaluation.seen_words import seen_and_unseen
 from prealign.evaluation.similarity import pair_cosines
 from prealign.evaluation.word_pairs import draw_pairs, heldout_lexicon, word_vectors
 from prealign.lexicon.compiled import CompiledLexicon
+from prealign.objectives.joint import JointModel
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ Result = dict[str, Any]
 
 def measure(subject: Subject, names: list[str]) -> dict[str, Result]:
     """Take the named measurements (of `METRICS`); all ranks call it."""
-    return {name: _or_reason(lambda name=name: METRICS[name](subject)) for name in names}
+    return {name: _or_reason(partial(METRICS[name], subject)) for name in names}
 
 
 def language_model(subject: Subject) -> Result:
     """Perplexity and bits per byte per language, with the perplexity of seen and unseen words."""
     results: Result = {}
     for language in subject.recipe.languages:
-        results[language] = _or_reason(lambda language=language: _language(subject, language))
+        results[language] = _or_reason(partial(_language, subject, language))
     return results
 
 
@@ -88,10 +90,13 @@ def alignment(subject: Subject) -> Result:
         targets = word_vectors(subject.model, lexicon, pairs.targets, device)
         return pair_cosines(sources, targets, pairs) | {"retrieval": retrieval(sources, targets, pairs, device)}
 
+    def of_heldout(language: str) -> Result:
+        return of_words(heldout_lexicon(subject.data), language)
+
     return {
         language: {
-            "table": _or_reason(lambda language=language: of_words(table, language)),
-            "heldout": _or_reason(lambda language=language: of_words(heldout_lexicon(subject.data), language)),
+            "table": _or_reason(partial(of_words, table, language)),
+            "heldout": _or_reason(partial(of_heldout, language)),
         }
         for language in subject.recipe.targets
     }
@@ -102,9 +107,9 @@ def mexa(subject: Subject) -> Result:
     rows = subject.recipe.batch.micro_batch_size
 
     def of(language: str) -> Result:
-        return mexa_of_pairs(subject.model, sentence_pairs(subject.data, language), rows, subject.world.device)
+        return mexa_of_pairs(_joint(subject), sentence_pairs(subject.data, language), rows, subject.world.device)
 
-    return {language: _or_reason(lambda language=language: of(language)) for language in subject.recipe.targets}
+    return {language: _or_reason(partial(of, language)) for language in subject.recipe.targets}
 
 
 def facts(subject: Subject) -> Result:
@@ -124,12 +129,17 @@ def leaked(subject: Subject) -> Result:
     """Share of sampled continuations of source-language text that hold target languages."""
     if not subject.recipe.targets:
         raise NotMeasured("there is no target language")
-    return leakage(subject.model, subject.data, subject.world)
+    return leakage(_joint(subject), subject.data, subject.world)
+
+
+def _joint(subject: Subject) -> JointModel:
+    """The model itself, for what reaches into it."""
+    return cast(JointModel, subject.model)
 
 
 def _transfer(task: str) -> Callable[[Subject], Result]:
     """Accuracy in every language after fine-tuning in the source language."""
-    return lambda subject: transfer(subject.model, subject.data, subject.world, task)
+    return lambda subject: transfer(_joint(subject), subject.data, subject.world, task)
 
 
 METRICS: dict[str, Callable[[Subject], Result]] = {

@@ -124,7 +124,7 @@ def _heldout_sentences(data: PreparedData, count: int) -> list[str]:
     store = data.heldout(data.recipe.source_language)
     found: dict[str, None] = {}
     begin = 0
-    for length in store.lengths.tolist():
+    for length in store.lengths[:].tolist():
         document = data.tokenizer.decode(store.tokens[begin : begin + length - 1])
         begin += length
         for sentence in _SENTENCE_END.split(document):

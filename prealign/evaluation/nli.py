@@ -137,7 +137,7 @@ def _fine_tune(
                 engine.backward(engine(*batch)["loss"])
                 engine.step()
         engine.eval()
-        measured = {"dev": accuracy(engine, world, dev, micro)}
+        measured: dict[str, Any] = {"dev": accuracy(engine, world, dev, micro)}
         measured |= {"test": {name: accuracy(engine, world, test, micro) for name, test in tests.items()}}
         epochs.append(measured)
     engine.destroy()

@@ -2,7 +2,9 @@
 
 import gzip
 import lzma
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +43,8 @@ def encode_pair(tokenizer: CloneTokenizer, language: str, pair: Pair, context: i
 
 
 def _from_file(path: Path, key: str, labels: list[str]) -> list[Pair]:
-    opened = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    readers: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
+    opened = readers.get(path.suffix, open)
     pairs = []
     try:
         with opened(path, "rt", encoding="utf-8") as file:

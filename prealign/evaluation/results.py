@@ -2,7 +2,6 @@
 
 import json
 import math
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +25,6 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     half = _Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
     # the ends are exact where nothing, or everything, was hit
     return (0.0 if hits == 0 else middle - half), (1.0 if hits == trials else middle + half)
-
-
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
-_T95 += (2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
-"""Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom."""
-
-
-def _t95(freedom: int) -> float:
-    """Two-sided 95 % point of Student's t, right to 0.0005."""
-    if freedom <= len(_T95):
-        return _T95[freedom - 1]
-    # the first terms of the expansion around the normal quantile (Abramowitz and Stegun 1964, 26.7.5)
-    z = _Z95
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-def mean_interval(values: list[float]) -> tuple[float, float] | None:
-    """95 % interval of a mean (Student's t); None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    half = _t95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - half, statistics.mean(values) + half
 
 
 def results_path(folder: Path, stage: str, step: int, split: str = "test") -> Path:

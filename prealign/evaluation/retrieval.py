@@ -40,8 +40,9 @@ def retrieval(
         for name, of in directions.items():
             for score, matrix in (("p_at_1", cosines), ("csls", adjusted)):
                 found[name][score].append(precision_at_1(matrix if name == "to_target" else matrix.T, of))
-    for of in found.values():
-        of["csls_interval"] = wilson_interval(round(max(of["csls"]) * of["queries"]), of["queries"])
+    for numbers in found.values():
+        queries = numbers["queries"]
+        numbers["csls_interval"] = wilson_interval(round(max(numbers["csls"]) * queries), queries)
     return found
 
 

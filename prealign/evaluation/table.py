@@ -1,6 +1,6 @@
 """A step's results as one table of lines: measurement, of what, value, interval or note."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -107,7 +107,7 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-_ROWS = {
+_ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "lm": _language_model,
     "alignment": _alignment,
     "mexa": _mexa,

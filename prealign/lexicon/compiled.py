@@ -62,8 +62,8 @@ def compile_table(
     offsets = np.zeros(len(table) * len(targets) + 1, dtype=np.int64)
     for number, entry in enumerate(table):
         for column, language in enumerate(targets):
-            for word in entry.translations.get(language, []):
-                key = (column + 1, word)
+            for translation in entry.translations.get(language, []):
+                key = (column + 1, translation)
                 if key not in surfaces:
                     surfaces[key] = len(surfaces)
                     # a clone of a word is written as the word is; a dictionary gives its own usual form
@@ -73,8 +73,8 @@ def compile_table(
 
     surface_language = np.fromiter((language for language, _ in surfaces), dtype=np.uint8, count=len(surfaces))
     tokens: list[np.ndarray] = []
-    for (language, word), _ in surfaces.items():
-        name = languages[language]
+    for number, word in surfaces:
+        name = languages[number]
         shift = clone_offsets.get(name, 0)
         forms = written_forms(word, space_prefix[name], cased[name])
         tokens += [tokenizer.encode(form).astype(np.int64) + shift for form in forms]

@@ -77,7 +77,9 @@ class WordBatches:
     def words(self, step: int) -> np.ndarray:
         """Surfaces of the batch's rows, each spelling once, groups of a source word and its translations in a row."""
         entries, translations = self._draw(step)
-        flat = np.concatenate([np.append(entry, group) for entry, group in zip(entries, translations)] or [[]])
+        flat = np.concatenate(
+            [np.append(entry, group) for entry, group in zip(entries, translations)] or [np.empty(0, np.int64)]
+        )
         rows = self._row_of[flat.astype(np.int64)]
         first = np.sort(np.unique(rows, return_index=True)[1])
         # the groups were drawn in order; cut before the first group that does not fit any more

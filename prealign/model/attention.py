@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -74,11 +74,11 @@ def attend_by_run(
     """One call for all short rows together, one for every group of long ones."""
     mixed = []
     sizes = [run.tokens for run in layout.runs]
-    for run, *parts in zip(layout.runs, *(tensor.split(sizes) for tensor in (q, k, v))):
+    for run, *parts in zip(layout.runs, q.split(sizes), k.split(sizes), v.split(sizes)):
         if run.boundaries is None:
             mixed.append(_by_row(dense, run.groups[0], parts))
         elif run.groups[0].exchange is None:
-            mixed.append(packed(*parts, run.boundaries, run.longest))
+            mixed.append(packed(parts[0], parts[1], parts[2], run.boundaries, run.longest))
         else:
             mixed.append(_by_row(_of_rows(packed, run), run.groups[0], parts))
     return _joined(mixed, q)
@@ -94,7 +94,8 @@ def _by_row(attend: Dense, group: Group, parts: Sequence[torch.Tensor]) -> torch
 def _of_rows(packed: Packed, run: Run) -> Dense:
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         assert run.boundaries is not None
-        return packed(*(part.flatten(0, 1) for part in (q, k, v)), run.boundaries, run.longest).view_as(q)
+        flat = [part.flatten(0, 1) for part in (q, k, v)]
+        return packed(flat[0], flat[1], flat[2], run.boundaries, run.longest).view_as(q)
 
     return attend
 
@@ -110,14 +111,16 @@ def torch_packed() -> Packed:
     """``torch.nn.attention.varlen.varlen_attn`` as a causal function, however torch's version spells that."""
     from torch.nn.attention.varlen import varlen_attn
 
-    causal = (
+    causal: dict[str, Any] = (
         {"window_size": (-1, 0)} if "window_size" in inspect.signature(varlen_attn).parameters else {"is_causal": True}
     )
 
     def packed(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: torch.Tensor, longest: int
     ) -> torch.Tensor:
-        return varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **causal)
+        mixed = varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **causal)
+        assert isinstance(mixed, torch.Tensor)  # it gives more only where it is asked for more
+        return mixed
 
     return packed
 

@@ -76,7 +76,7 @@ class JointModel(nn.Module):
         self.gpt = GPT(recipe.model, vocab_size, every, recipe.align.final_norm)
         self.head = Head(vocab_size, hidden_size)
         if self.tied:
-            self.head.weight = self.gpt.embedding.tokens.weight
+            self.head.weight = self.gpt.embedding.tokens.weight  # type: ignore[assignment]
 
     def forward(self, inputs: ModelInputs) -> ModelOutputs:
         """Losses of one micro-batch; see `ModelInputs` and `ModelOutputs`."""

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from prealign.config import load_recipe
@@ -82,7 +83,7 @@ class _Executor:
         training = measurement.training
         for needed in (training.after, training):
             if needed is not None:
-                self._once(needed.name, lambda needed=needed: self._train(needed))
+                self._once(needed.name, partial(self._train, needed))
         taken = missing_measures(self._plan.folder, measurement)
         self._say(f"measure {measurement.name}: {', '.join(taken)}")
         arguments = ["--run", str(training.recipe.folder), "--only", ",".join(taken), *measurement.overrides]

@@ -8,7 +8,7 @@ from typing import Any
 from prealign.config import Recipe, load_recipe
 from prealign.corpus.artefact import digest
 from prealign.errors import UserError
-from prealign.suites.suite import Row, Suite, Variant
+from prealign.suites.suite import Row, Scale, Suite, Variant
 from prealign.training.plan import align_plan, budgets
 from prealign.training.run import comparable
 
@@ -114,14 +114,14 @@ class Plan:
 
 
 def expand(
-    suites: list[Suite], variants: dict[str, Variant], scale: str, results: Path, overrides: Sequence[str] = ()
+    suites: list[Suite], variants: dict[str, Variant], scale: Scale, results: Path, overrides: Sequence[str] = ()
 ) -> Plan:
     """Expand suites at a scale; ``overrides`` change every base recipe. Raises `UserError`."""
     folder = results / scale
     found: dict[str, Measurement] = {}
     cells: dict[tuple[str, str, int], str] = {}
     for _, suite, seed in sorted(_seeds(suites, scale), key=lambda turn: turn[0]):
-        at = suite.scales[scale]  # type: ignore[index]
+        at = suite.scales[scale]
         for row in suite.rows_at(scale):
             variant = variants[row.variant]
             changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), f"seed={seed}"]
@@ -130,7 +130,7 @@ def expand(
             name = training.name
             if row.measure_with:
                 name += f"-{digest(row.measure_with)[:_DIGITS]}"
-            measures = suite.measures
+            measures: list[str] = [*suite.measures]
             if name in found:
                 measures = [*dict.fromkeys([*found[name].measures, *measures])]
             found[name] = Measurement(

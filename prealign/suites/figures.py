@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from prealign.reports.figures import COLOURS
 from prealign.suites.numbers import Numbers, value_of
 
-_STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw(numbers: Numbers) -> str | None:
@@ -83,7 +83,7 @@ def _facts(numbers: Numbers) -> Figure | None:
     for label, found in numbers.results.items():
         for result in found:
             panels, _, _ = value_of(result["metrics"], "facts.over_periods.panels")
-            for panel, of in (panels or {}).items():  # type: ignore[attr-defined]
+            for panel, of in (panels or {}).items():
                 tested.setdefault(panel, {}).setdefault(label, []).append(of)
     if not tested:
         return None

@@ -37,7 +37,7 @@ class CloneWords:
             common = (" " + forms[case], " " + forms[1], forms[1])
             key = (len(word.encode()), *pattern, *(len(tokenizer.encode(form)) for form in common))
             classes.setdefault(key, []).append(word)
-        table = {}
+        table: dict[str, str] = {}
         for key, members in classes.items():
             order = permute(np.arange(len(members)), len(members), int(mix(seed, *key)))
             table |= {word: members[place] for word, place in zip(members, order)}

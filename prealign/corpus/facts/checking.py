@@ -41,8 +41,9 @@ def check_facts(data: PreparedData) -> None:
 
 def _check_written(prefix: Path, facts: list[Fact], statements: Statements, language: str) -> None:
     store = TokenStore(prefix)
-    ends = np.cumsum(store.lengths, dtype=np.int64)
-    found = Counter(store.tokens[end - length : end].tobytes() for end, length in zip(ends, store.lengths))
+    lengths = store.lengths[:]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    found = Counter(store.tokens[end - length : end].tobytes() for end, length in zip(ends, lengths))
     end = statements.end_of_document(language)
     for fact in facts:
         templates = statements.templates(fact)

@@ -139,7 +139,7 @@ class Endpoint:
                 if self._stop.wait(random.uniform(0.5, 1.0) * longest):
                     raise StoppedError from None
 
-    def _ask_once(self, messages: list[dict[str, str]], languages: Sequence[str], reply_format: str) -> Reply:
+    def _ask_once(self, messages: list[Any], languages: Sequence[str], reply_format: str) -> Reply:
         deadline = time.monotonic() + self._settings.timeout
         body: dict[str, Any] = {}
         if reply_format == "json_schema":
