@@ -1,6 +1,21 @@
-"""Installs the packages ``prealign`` and ``prealign.kernels`` (the folder ``kernels/``, linked from
-``prealign/kernels``)."""
+"""Packages: ``prealign``; ``prealign.kernels``, which is the folder ``kernels/``; ``prealign.launchers`` and
+``prealign.configs`` (recipes and sample text), which are folders at the top too."""
 
 from setuptools import find_packages, setup
 
-setup(packages=find_packages(include=["prealign", "prealign.*"]))
+KERNELS = ["prealign.kernels", *(f"prealign.kernels.{name}" for name in find_packages("kernels"))]
+
+setup(
+    packages=[
+        *find_packages(include=["prealign", "prealign.*"], exclude=["prealign.kernels", "prealign.kernels.*"]),
+        *KERNELS,
+        "prealign.launchers",
+        "prealign.configs",
+    ],
+    package_dir={f"prealign.{name}": name for name in ("kernels", "launchers", "configs")},
+    package_data={
+        "prealign.corpus.facts": ["*.yaml"],
+        "prealign.launchers": ["*.sh", "*.txt"],
+        "prealign.configs": ["*.yaml", "*/*.yaml", "suites/recipes/*.yaml", "sample_text/*", "README.md"],
+    },
+)

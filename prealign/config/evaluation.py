@@ -15,12 +15,14 @@ class Leakage(Section):
     samples: Count = 1000
     """Continuations; the shares that the paper reports (0.02 %) need 10,000 and more."""
     prompt_tokens: Count = 32
+    """Tokens of held-out source text that a continuation follows."""
     length: Count = 64
     """Tokens sampled after each prompt; where prompt and continuation do not fit into `model.context`, leakage is not
     measured."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     """Sampling is from the whole vocabulary."""
     seed: int = 1
+    """Of prompts and sampling."""
 
 
 class Evaluation(Section):

@@ -42,6 +42,7 @@ class Facts(Section):
     relations: ExpandedPath | None = None
     """A YAML file in place of `prealign/corpus/facts/relations.yaml`: other relations, templates, languages."""
     seed: int = 1
+    """Of entities and facts."""
 
     @field_validator("frequencies")
     @classmethod

@@ -5,6 +5,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from prealign.config.paths import expand
 from prealign.config.recipe import Recipe
 from prealign.errors import UserError
 
-CHECKOUT_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_INSTALLED = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "configs"
+"""Recipes and sample text: of an installed package, or of the checkout."""
 
 
-def load_recipe(config: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load and validate a recipe.
 
     ``config`` is a path, or the name of a file of ``configs/`` without its extension. ``overrides`` are
@@ -51,16 +54,22 @@ def _find(config: str) -> Path:
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--config: {error}") from None
     if not Path(config).suffix:
-        candidates += [Path("configs") / f"{config}.yaml", CHECKOUT_CONFIGS / f"{config}.yaml"]
+        candidates += [Path("configs") / f"{config}.yaml", CONFIGS / f"{config}.yaml"]
     for path in candidates:
         if path.is_file():
             return path
-    known = sorted(p.stem for p in CHECKOUT_CONFIGS.glob("*.yaml"))
+    known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
     near = difflib.get_close_matches(Path(config).stem, known, n=1)
     raise UserError(
         f"--config {config}: no such file; expected a YAML file or one of {known}"
         + (f"; did you mean '{near[0]}'?" if near else "")
     )
+
+
+def in_configs(path: str) -> Path | None:
+    """What ``configs/...`` stands for where the working directory has no such folder; None for another path."""
+    parts = Path(path).parts
+    return CONFIGS.joinpath(*parts[1:]) if parts[:1] == ("configs",) else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -127,6 +136,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: base: found {bases!r}; expected a path or a list of paths, or no 'base'")
     for base in listed:
         base_path = path.parent / expand(base)
+        if not base_path.is_file() and (ours := in_configs(base)) is not None:
+            base_path = ours
         if not base_path.is_file():
             raise UserError(f"{path}: base: no such file '{base_path}'; expected a path relative to {path.parent}/")
         _merge(merged, _read(base_path, (*seen, path.resolve())))

@@ -19,13 +19,16 @@ class NliData(Section):
     """Dataset id on the hub, as ``facebook/xnli``, or a local folder of one, with columns premise and hypothesis, or
     sentence1 and sentence2, and label (a name, or its number among `Nli.labels`)."""
     hub_name: str | None = None
+    """Configuration of the dataset, as ``en``."""
     hub_split: str = "train"
+    """Its split."""
     generated: Count | None = None
     """Number of pairs of a small English task of our own (`prealign.evaluation.generated_pairs`), for models too small
     for XNLI. Nothing that is measured on it is comparable with the paper."""
     first: Annotated[int, Field(ge=0)] = 0
     """Number of the first of them; train, dev and test must not share any."""
     max_rows: Count | None = None
+    """Take the first so many pairs."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "NliData":
@@ -44,10 +47,10 @@ Rows = Annotated[NliData, BeforeValidator(_path_is_file)]
 class Nli(Section):
     """Fine-tuning on source-language pairs, tested in every language::
 
-    nli:
-      train: {hub: facebook/xnli, hub_name: en}
-      dev: {hub: facebook/xnli, hub_name: en, hub_split: validation}
-      test: {en: {hub: facebook/xnli, hub_name: en, hub_split: test}, de: test-de.tsv}
+        nli:
+          train: {hub: facebook/xnli, hub_name: en}
+          dev: {hub: facebook/xnli, hub_name: en, hub_split: validation}
+          test: {en: {hub: facebook/xnli, hub_name: en, hub_split: test}, de: test-de.tsv}
 
     Another task has other labels::
 
@@ -61,16 +64,19 @@ class Nli(Section):
     """In the order of the numbers that datasets have for them."""
 
     train: Rows
+    """Source-language pairs to fine-tune on."""
     dev: Rows
     """Source-language pairs that choose the epoch; nothing else does."""
     test: dict[str, Rows]
     """By language. A clone of the source language that is not listed is tested on the source's pairs, cloned."""
     epochs: Count = 3
+    """Passes over `train`."""
     batch_size: Count = 32
     """Pairs of one optimizer step over all ranks."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-5
     """Of all weights, after a linear warmup; then linearly down to 0."""
     warmup: Fraction = 0.06
+    """Share of the steps."""
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
     """Each decides the classifier's initial weights and the order of the pairs."""
 

@@ -68,6 +68,7 @@ class Data(Section):
     """What `launchers/prepare.py` writes."""
 
     dir: ExpandedPath
+    """Folder of the prepared data; several runs share it."""
     tokenizer: Tokenizer = Tokenizer()
     heldout_fraction: Fraction = 0.001
     """Share of the documents, drawn by their content, that is kept for evaluation."""
@@ -105,12 +106,19 @@ class Model(Section):
     """GPT-2 style decoder: learned positions, pre-LayerNorm, GELU."""
 
     layers: Count
+    """Transformer blocks."""
     hidden_size: Count
+    """Size of the hidden states."""
     heads: Count
+    """Attention heads."""
     context: Count = 1024
+    """Longest sequence, in tokens; training sequences have this length."""
     ffn_multiple: Count = 4
+    """Inner size of the MLP, in multiples of `hidden_size`."""
     tied_embeddings: bool = False
+    """One matrix for the input embedding and the LM head."""
     init_std: Annotated[float, Field(gt=0.0)] = 0.02
+    """Standard deviation of initial weights; projections into the residual stream have it over ``sqrt(2 * layers)``."""
     init: Literal["random", "perfect_clone"] = "random"
     """`perfect_clone` copies the original's embedding rows, input and output, to its clones: the upper bound."""
     vocab_multiple: Count = 128
@@ -134,9 +142,13 @@ class Optimizer(Section):
     """AdamW with decoupled weight decay on matrices only."""
 
     beta1: Fraction = 0.9
+    """Decay of the first moment."""
     beta2: Fraction = 0.95
+    """Decay of the second moment."""
     eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """Of matrices."""
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     """Maximal global gradient norm; 0 turns clipping off."""
 
@@ -149,7 +161,9 @@ class Parallel(Section):
     """How the run is spread over devices."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO: 1 shards the optimizer's state over the ranks, 2 gradients too, 3 weights too; 0 nothing."""
     precision: Literal["fp32", "bf16"] = "bf16"
+    """Of weights in the forward and backward pass; the optimizer keeps fp32 weights in any case."""
     tensor_parallel_size: Count = 1
     """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
     node. The embeddings and the LM head are not split."""
@@ -167,6 +181,8 @@ class Parallel(Section):
 
 
 class Checkpoint(Section):
+    """What is kept of a run while it trains."""
+
     every: Count = 1000
     """Steps between checkpoints; there is always one at the end of a stage."""
     keep: Count = 2
@@ -198,6 +214,7 @@ class Anomalies(Section):
     spike: Literal["report", "skip", "rollback", "stop"] = "report"
     """On a loss above `mean + sigmas x standard deviation` of the last `window` steps."""
     sigmas: Annotated[float, Field(gt=0.0)] = 8.0
+    """Standard deviations above the mean from which on a loss is a spike."""
     window: Annotated[int, Field(ge=2)] = 128
     """Steps; there are no spikes before a stage has made as many."""
     rollback_batches: Count = 1
@@ -215,9 +232,12 @@ class Watchdog(Section):
 
 
 class Log(Section):
+    """What a run records."""
+
     every: Count = 10
     """Steps between rows of `metrics.jsonl`."""
     tensorboard: bool = True
+    """Write `RUN/tensorboard/` too."""
 
 
 class Recipe(Section):
@@ -226,11 +246,13 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
     """Names the run folder too."""
     seed: int = 1
+    """Of initial weights, order of samples, code-switching and word batches."""
     run_dir: ExpandedPath | None = None
     """Run folder; `runs/<name>` by default."""
     stages: list[Literal["align", "pretrain"]] = ["align", "pretrain"]
     """`[pretrain]` alone is Joint Training (with `codeswitch.ratio: 0`)."""
     source_language: str = "en"
+    """The language that words are translated from, and whose text is code-switched."""
     languages: dict[str, Language]
     mixture: Mixture = Mixture()
     data: Data

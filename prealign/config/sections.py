@@ -11,4 +11,4 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)

@@ -29,7 +29,9 @@ class Schedule(Section):
     """Linear warmup, then a cosine from `learning_rate` to `min_learning_rate`."""
 
     learning_rate: Annotated[float, Field(gt=0.0)]
+    """Peak, at the end of the warmup."""
     min_learning_rate: Annotated[float, Field(ge=0.0)]
+    """At the last step."""
     warmup: Fraction
     """Share of the stage's steps."""
 
@@ -42,8 +44,11 @@ class Align(Schedule):
     """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    """Peak, at the end of the warmup."""
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
+    """At the last step."""
     warmup: Fraction = 0.05
+    """Share of the stage's steps."""
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Share of the run's text read here. It is taken from the languages' budgets; word batches come beside it."""
     global_batch_size: Count | None = None
@@ -61,8 +66,11 @@ class Align(Schedule):
     max_translations: Count = 4
     """Translations per word and language in a word batch."""
     tau: Annotated[float, Field(gt=0.0)] = 0.1
+    """Temperature: cosines are divided by it."""
     weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """What the alignment loss is multiplied with beside the LM loss."""
     anchors: Literal["all", "source"] = "all"
+    """Words that have a loss term: every word with a positive in the batch, or source words alone."""
     anchor_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of these anchors, drawn anew each step, that have a loss term; every word stays a candidate of theirs."""
     layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
@@ -72,6 +80,7 @@ class Align(Schedule):
     include_self: bool = False
     """Keep the anchor itself in its denominator."""
     layer_reduce: Literal["sum", "mean"] = "sum"
+    """How the losses of the layers become one."""
     final_norm: bool = True
     """Take the last block's words after the final LayerNorm."""
 
@@ -102,8 +111,11 @@ class Pretrain(Schedule):
     """The pretrain stage: LM loss on the mixture, source text code-switched."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
+    """Peak, at the end of the warmup."""
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 3e-5
+    """At the last step."""
     warmup: Fraction = 0.01
+    """Share of the stage's steps."""
     init_from: ExpandedPath | None = None
     """Run folder whose finished align stage gives the weights, when this run has no align stage of its own."""
     align_every: Count | None = None

@@ -13,13 +13,16 @@ class Text(Section):
     """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
 
     files: list[ExpandedText] = []
-    """Paths or glob patterns, read in sorted order; relative to the working directory. The name of an existing file is
-    not a pattern."""
+    """Paths or glob patterns, read in sorted order; relative to the working directory (``configs/...`` is also found
+    in the installed package). The name of an existing file is not a pattern."""
     hub: str | None = None
     """Dataset id on the hub, streamed; `hub_name`, `hub_split` and `hub_revision` go to `datasets.load_dataset`."""
     hub_name: str | None = None
+    """Configuration of the dataset, often a language."""
     hub_split: str = "train"
+    """Its split."""
     hub_revision: str | None = None
+    """Its commit, tag or branch."""
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
     """`auto` goes by the file name: .jsonl/.json, .parquet, .txt (compressed or not)."""
     field: str = "text"
@@ -93,6 +96,7 @@ class Source(Share):
     """
 
     text: Text
+    """Where its documents come from."""
 
 
 class Language(Share):
@@ -100,6 +104,7 @@ class Language(Share):
     facts from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
 
     text: Text | None = None
+    """Where its documents come from; a clone has none."""
     sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Source] = {}
     """Extra texts by name, with budgets of their own; `mixture.phases` and the token account call them
     ``LANGUAGE.NAME``."""

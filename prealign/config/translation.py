@@ -20,6 +20,7 @@ class Translation(Section):
     """
 
     model: str
+    """Its name, as the endpoint knows it."""
     base_url: str | None = None
     """The endpoint, up to and with ``/v1``; without it `OPENAI_BASE_URL` of the environment, else OpenAI's own."""
     key_variable: str = "OPENAI_API_KEY"
@@ -33,11 +34,13 @@ class Translation(Section):
     """Share of the source words with at least `lexicon.min_count` occurrences, most frequent first, that is translated
     (`lexicon.top_fraction` then takes its share of the words that have a translation)."""
     words_per_request: Count = 50
+    """Words asked for at once."""
     reply_format: Literal["auto", "json_schema", "json_object", "text"] = "auto"
     """How JSON is asked for. `auto` starts with a schema and steps down when the endpoint refuses."""
     request: dict[str, Any] = {}
     """Merged verbatim into the body of every request, such as ``{temperature: 0, max_completion_tokens: 8000}``."""
     requests_per_minute: Annotated[float, Field(gt=0.0)] = 300.0
+    """At most; fewer where the endpoint asks to wait."""
     concurrency: Count = 8
     """Requests in flight at once."""
     timeout: Annotated[float, Field(gt=0.0)] = 120.0

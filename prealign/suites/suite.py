@@ -1,19 +1,19 @@
 """A suite as ``configs/suites/NAME.yaml`` has it: rows of variants, columns of measured values, the paper's numbers."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from prealign.config.loading import CHECKOUT_CONFIGS
+from prealign.config.loading import CONFIGS
 from prealign.config.sections import Count, Section
 from prealign.errors import UserError
 
-SUITES = CHECKOUT_CONFIGS / "suites"
-SCALES = ("demo", "small", "paper")
+SUITES = CONFIGS / "suites"
 
 Scale = Literal["demo", "small", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 Measure = Literal["lm", "alignment", "mexa", "facts", "leakage", "nli", "pawsx"]
 """Names of `prealign.evaluation.measuring.METRICS`."""
 
@@ -62,7 +62,7 @@ class Row(Section):
     """Columns that the row has; all by default."""
     paper: dict[str, float] = {}
     """By column; shares as percentages."""
-    scales: list[Scale] = list(SCALES)
+    scales: list[Scale] = [*SCALES]
     recipe: str | None = None
     """A base recipe of its own."""
     measure_with: list[str] = []

@@ -6,7 +6,9 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from prealign.config.loading import in_configs
 from prealign.config.texts import Text
 from prealign.errors import UserError
 from prealign.text.decoding import Decoder
@@ -48,6 +50,8 @@ def text_files(text: Text, key: str) -> list[Path]:
         for path in matching:
             if not path.exists():
                 raise UserError(f"{key}.files: '{path}' is a link to a file that is not there; mend or remove it")
+        if not matching and (ours := in_configs(pattern)) is not None:
+            matching = [Path(path) for path in glob.glob(str(ours))]  # noqa: PTH207
         found = [str(path) for path in matching if path.is_file()]
         if not found:
             raise UserError(f"{key}.files: no file matches '{pattern}' (working directory {Path.cwd()}); mend the path")
@@ -75,11 +79,14 @@ def read_documents(text: Text, key: str, invalid_utf8: str, counts: ReadCounts) 
             counts.empty_files.append(name)
 
 
+_FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
+
+
 def _normalized(document: str, form: str, counts: ReadCounts) -> str:
-    if form == "none" or unicodedata.is_normalized(form.upper(), document):
+    if form == "none" or unicodedata.is_normalized(_FORMS[form], document):
         return document
     counts.normalized += 1
-    return unicodedata.normalize(form.upper(), document)
+    return unicodedata.normalize(_FORMS[form], document)
 
 
 def _sources(text: Text, key: str, decoder: Decoder) -> Iterator[tuple[str, Iterator[str]]]:
