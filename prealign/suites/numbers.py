@@ -1,30 +1,37 @@
 """A suite's table in numbers: means and deviations over seeds, orders beside the paper's, what chance explains."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prealign.evaluation.results import mean_interval, wilson_interval
+from scipy import stats
+
+from prealign.evaluation.results import wilson_interval
 from prealign.suites.expansion import Plan
 from prealign.suites.results import Result, read_result
 from prealign.suites.suite import Column, Row, Suite
 
-DEVIATIONS = 2.0
-"""Rows whose means are further apart than this many standard deviations (pooled over both) differ."""
+SIGNIFICANT = 0.05
+"""Two rows differ where a paired t-test over their common seeds has a smaller p-value than this."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """A value of a row over its seeds, in the column's unit."""
 
-    values: list[float]
+    by_seed: dict[int, float]
     expected: int
     """Seeds that the plan has."""
     interval: tuple[float, float] | None = None
     """95 %: of one seed over its facts, pairs of sentences or samples; of several over periods and seeds."""
     missing: str | None = None
     """Why there is no value, where a result says so."""
+
+    @property
+    def values(self) -> list[float]:
+        return list(self.by_seed.values())
 
     @property
     def mean(self) -> float | None:
@@ -89,7 +96,7 @@ def numbers_of(plan: Plan, suite: Suite) -> Numbers:
     )
 
 
-def value_of(metrics: dict[str, Any], path: str) -> tuple[float | None, dict[str, Any], str | None]:
+def value_of(metrics: dict[str, Any], path: str) -> tuple[Any, dict[str, Any], str | None]:
     """The value at a path of keys joined by dots (of a list the mean), the mapping it stands in, and why there is
     none."""
     here: Any = metrics
@@ -107,7 +114,7 @@ def value_of(metrics: dict[str, Any], path: str) -> tuple[float | None, dict[str
 
 def _cell(results: list[Result], column: Column, expected: int) -> Cell:
     unit = 100.0 if column.percent else 1.0
-    values: list[float] = []
+    by_seed: dict[int, float] = {}
     repeated: list[float] = []
     intervals: list[tuple[float, float]] = []
     reasons: list[str] = []
@@ -116,17 +123,17 @@ def _cell(results: list[Result], column: Column, expected: int) -> Cell:
         if value is None:
             reasons.append(reason or "not measured")
             continue
-        values.append(unit * value)
+        by_seed[result["seed"]] = unit * value
         repeated += [unit * item for item in within.get("by_period", [])]
         if isinstance(within.get("interval"), list):
             intervals.append((unit * within["interval"][0], unit * within["interval"][1]))
         elif "pairs" in within and column.percent:
             low, high = wilson_interval(round(value * within["pairs"]), within["pairs"])
             intervals.append((unit * low, unit * high))
-    interval = intervals[0] if len(values) == 1 and intervals else mean_interval(repeated or values)
+    interval = intervals[0] if len(by_seed) == 1 and intervals else mean_interval(repeated or list(by_seed.values()))
     if interval is not None and column.percent:
         interval = max(0.0, interval[0]), min(unit, interval[1])
-    return Cell(values, expected, interval, reasons[0] if reasons else None)
+    return Cell(by_seed, expected, interval, reasons[0] if reasons else None)
 
 
 def _orders(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell]) -> Iterator[Order]:
@@ -148,23 +155,45 @@ def _orders(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell]) -
                 yield Order(key, better, worse, None, verdict)
 
 
+def mean_interval(values: list[float]) -> tuple[float, float] | None:
+    """95 % interval of a mean (Student's t); None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values) - half, statistics.mean(values) + half
+
+
+def p_value(differences: list[float]) -> float:
+    """Two-sided, of a paired t-test: how likely are differences as large if the mean is 0? For two or more."""
+    if len(set(differences)) == 1:
+        return 0.0 if differences[0] else 1.0
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
 def _verdict(column: Column, better: Cell | None, worse: Cell | None) -> str:
-    if better is None or worse is None or better.mean is None or worse.mean is None:
+    """Differences are taken seed by seed: the same seed has the same text in the same order in both rows."""
+    seeds = sorted(better.by_seed.keys() & worse.by_seed.keys()) if better is not None and worse is not None else []
+    if better is None or worse is None or not seeds:
         return "missing"
-    ahead = better.mean - worse.mean if column.better == "higher" else worse.mean - better.mean
-    unit = " points" if column.percent else ""
-    gap = f"{abs(ahead):.{column.digits}f}{unit}"
-    if better.deviation is None or worse.deviation is None:
-        if ahead == 0:
+    sign = 1.0 if column.better == "higher" else -1.0
+    ahead = [sign * (better.by_seed[seed] - worse.by_seed[seed]) for seed in seeds]
+    mean, unit, digits = statistics.mean(ahead), " points" if column.percent else "", column.digits
+    gap = f"{abs(mean):.{digits}f}{unit}"
+    interval = mean_interval(ahead)
+    if interval is None:
+        if mean == 0:
             return "equal"
-        side = "in the paper's order" if ahead > 0 else "in the opposite order"
+        side = "in the paper's order" if mean > 0 else "in the opposite order"
         return f"{side} by {gap}, but without several seeds of both it is not known whether they differ"
-    deviation = ((better.deviation**2 + worse.deviation**2) / 2) ** 0.5
-    if abs(ahead) <= DEVIATIONS * deviation:
-        return f"does not differ: {gap} apart, {DEVIATIONS:g} deviations are {DEVIATIONS * deviation:.{column.digits}f}"
-    if ahead > 0:
-        return f"agrees: {gap} ahead, more than {DEVIATIONS:g} deviations ({DEVIATIONS * deviation:.{column.digits}f})"
-    return f"disagrees: {gap} behind, more than {DEVIATIONS:g} deviations ({DEVIATIONS * deviation:.{column.digits}f})"
+    p = p_value(ahead)
+    said = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f} over {len(seeds)} seeds, p {_said(p)}"
+    if p >= SIGNIFICANT:
+        return f"does not differ: {gap} {'ahead' if mean >= 0 else 'behind'} ({said})"
+    return f"agrees: {gap} ahead ({said})" if mean > 0 else f"disagrees: {gap} behind ({said})"
+
+
+def _said(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def _at_chance(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell]) -> Iterator[str]:

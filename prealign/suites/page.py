@@ -12,7 +12,7 @@ from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
 from prealign.suites.expansion import Plan
 from prealign.suites.figures import draw
-from prealign.suites.numbers import DEVIATIONS, Cell, Numbers, numbers_of
+from prealign.suites.numbers import SIGNIFICANT, Cell, Numbers, numbers_of
 from prealign.suites.results import Result
 from prealign.suites.suite import Column, Row
 
@@ -43,8 +43,9 @@ parentheses the paper's value. {{ suite.better }}</p>
 {% if suite.missing %}<p class="note">Missing:</p><ul class="note">
 {% for line in suite.missing %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 {% if suite.orders %}<h3>Do the orders agree with the paper's?</h3>
-<p class="note">Two rows differ when their means are further apart than {{ deviations }} standard deviations over seeds,
-pooled over both rows.</p><div class="wide">{{ suite.orders | safe }}</div>{% endif %}
+<p class="note">Two rows differ where a t-test of their differences, seed by seed, has a p-value below
+{{ significant }}; in parentheses the 95 % interval of the mean difference.</p>
+<div class="wide">{{ suite.orders | safe }}</div>{% endif %}
 {% if suite.figure %}<img src="data:image/png;base64,{{ suite.figure }}" alt="{{ suite.title }}">{% endif %}
 {% if suite.account %}<h3>Tokens and operations</h3><div class="wide">{{ suite.account | safe }}</div>
 <p class="note">All runs read the same text of a language; word batches of the align stage come beside it and cost
@@ -79,7 +80,7 @@ def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> 
         measured=len(results),
         expected=len(plan.measurements),
         failed=failed or {},
-        deviations=f"{DEVIATIONS:g}",
+        significant=f"{SIGNIFICANT:g}",
         suites=[_section(numbers, plan) for numbers in every],
         runs=runs,
     )

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from prealign.errors import UserError
-from prealign.evaluation.results import mean_interval, results_path, wilson_interval, write_results
+from prealign.evaluation.results import results_path, wilson_interval, write_results
 
 
 def test_wilson_interval() -> None:
@@ -19,16 +18,6 @@ def test_wilson_interval() -> None:
     assert wilson_interval(0, 100)[0] == 0.0
     assert wilson_interval(7, 7)[1] == 1.0
     assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
-def test_mean_interval() -> None:
-    assert mean_interval([1.0]) is None
-    draw = np.random.default_rng(0)
-    for count in range(2, 200):
-        values = draw.random(count)
-        error = stats.sem(values)
-        low, high = stats.t.interval(0.95, count - 1, values.mean(), error)
-        assert mean_interval(values.tolist()) == pytest.approx((low, high), abs=0.0005 * error)
 
 
 def test_results_of_the_same_weights_are_kept(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from prealign.suites.expansion import Measurement, Plan, expand
 from prealign.suites.numbers import numbers_of
@@ -125,18 +126,21 @@ def test_means_deviations_intervals(plan: Plan) -> None:
 
 def test_orders_beside_the_papers(plan: Plan) -> None:
     orders = {(order.column, order.worse): order for order in numbers_of(plan, plan.suites[0]).orders}
-    assert orders["lm", "Joint"].verdict == "agrees: 50.0 ahead, more than 2 deviations (20.0)"
+    assert orders["lm", "Joint"].verdict == "agrees: 50.0 ahead (50.0 to 50.0 over 3 seeds, p < 0.001)"
     assert orders["lm", "Joint"].paper == (16.5, 21.6)
     # the paper has Joint ahead of the target alone; here it is behind, with one seed of the other
     assert orders["lm", "Target alone"].better == "Joint"
-    assert orders["lm", "Target alone"].verdict.startswith("in the opposite order by 140.0, but without several seeds")
+    assert orders["lm", "Target alone"].verdict.startswith("in the opposite order by 130.0, but without several seeds")
     assert orders["nli", "Joint"].verdict == "missing"
     for measurement in plan.measurements:
         if measurement.variant == "prealign":
-            write(plan, measurement, 410.0 + 10 * measurement.seed, [0.1])
+            write(plan, measurement, {1: 400.0, 2: 445.0, 3: 441.0}[measurement.seed], [0.1])
     orders = {(order.column, order.worse): order for order in numbers_of(plan, plan.suites[0]).orders}
-    assert orders["lm", "Joint"].verdict == "does not differ: 10.0 apart, 2 deviations are 20.0"
-    assert orders["clka", "Joint"].verdict == "disagrees: 15.0 points behind, more than 2 deviations (0.0)"
+    paired = stats.ttest_rel([430.0, 440.0, 450.0], [400.0, 445.0, 441.0])
+    low, high = paired.confidence_interval()
+    expected = f"11.3 ahead ({low:.1f} to {high:.1f} over 3 seeds, p = {paired.pvalue:.2g})"
+    assert orders["lm", "Joint"].verdict == f"does not differ: {expected}"
+    assert orders["clka", "Joint"].verdict == "disagrees: 15.0 points behind (-15.0 to -15.0 over 3 seeds, p < 0.001)"
 
 
 def test_what_chance_explains(plan: Plan) -> None:
@@ -169,7 +173,7 @@ def test_the_page(plan: Plan, tmp_path: Path) -> None:
         "<td>missing (79.3)</td>",
         "7 of 9 results are there",
         "Joint, XNLI: no pairs of sentences (evaluation.nli)",
-        "agrees: 50.0 ahead, more than 2 deviations (20.0)",
+        "agrees: 50.0 ahead (50.0 to 50.0 over 3 seeds, p &lt; 0.001)",
         "1,600,000 (+ 700)",
         "<td>400 (20)</td><td>25.0</td>",
         "error: &lt;no luck&gt;",
