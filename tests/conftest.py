@@ -42,6 +42,21 @@ def tiny_recipe(data_dir: Path, **changes: Any) -> Recipe:
     return validate(values, "tiny recipe")
 
 
+STARTERS = {"start", "train", "on_ranks", "subprocess"}
+"""What a test module has where it starts processes."""
+
+LONG = ("kernels/test_symmetric.py", "kernels/test_infonce.py", "kernels/test_pool.py", "corpus/facts/")
+"""Modules that interpret kernels, or train and prepare much."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark ``long`` what ``tests/run.sh quick`` leaves out."""
+    for item in items:
+        starts = STARTERS & vars(getattr(item, "module", None) or object).keys()
+        if starts or any(part in item.path.as_posix() for part in LONG):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data of `tiny_recipe`; read only."""

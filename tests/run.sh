@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint and tests: bash tests/run.sh [pytest arguments]. Makes .venv on the first run.
+# Lint, types and tests: bash tests/run.sh [quick] [pytest arguments]. Makes .venv on the first run. With quick, what starts
+# no processes and interprets no kernels: about a minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launchers/install.sh
@@ -13,4 +14,8 @@ ruff check .
 ruff format --check .
 mypy
 # two files at a time; the tests of a file share what they make
+if [ "${1:-}" = quick ]; then
+    shift
+    set -- -m "not slow and not long" "$@"
+fi
 python -m pytest --numprocesses 2 --dist loadfile "$@"

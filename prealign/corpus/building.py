@@ -1,7 +1,6 @@
 """Documents -> token stores with word maps: one pass over the text of a language, training and held-out text split
 apart."""
 
-import hashlib
 import json
 import re
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prealign.corpus.artefact import write_atomically
+from prealign.corpus.contents import SPLITS, document_hash
 from prealign.corpus.pool import ordered_map
 from prealign.corpus.shards import shard_name
 from prealign.corpus.store import StoreWriter, token_dtype
@@ -20,46 +20,9 @@ from prealign.corpus.wordmap import WordMapWriter
 from prealign.text.tokenizer import Tokenizer
 from prealign.text.words import letter_table, word_spans
 
-SPLITS = ("train", "dev", "test")
-"""What a run trains on, what it is watched and tuned on, and what its results are reported on."""
-
-HELDOUT = ("dev", "test")
 PROGRESS = "progress.json"
 _BATCH_CHARACTERS = 1 << 20
 _SECONDS_BETWEEN_COMMITS = 10.0
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which documents go where, by content: ``u`` uniform in [0, 1) from the document's hash.
-
-    ``u < heldout``: held out, the lower half for ``dev``, the upper for ``test``. ``heldout <= u < heldout + clone``:
-    clone text, where ``clone`` is the summed share of all clones. Else training text of the language itself.
-    """
-
-    heldout: float
-    clone_shares: tuple[float, ...] = ()
-
-    def role_of(self, document: str) -> str | int:
-        """`role` of a document's text."""
-        return self.role(document_hash(document))
-
-    def role(self, digest: bytes) -> str | int:
-        """``"dev"``, ``"test"``, the number of a clone, or ``"train"``."""
-        u = int.from_bytes(digest[:8], "little") / 2.0**64
-        if u < self.heldout:
-            return "dev" if u < self.heldout / 2 else "test"
-        limit = self.heldout
-        for number, share in enumerate(self.clone_shares):
-            limit += share * (1.0 - self.heldout)
-            if u < limit:
-                return number
-        return "train"
-
-
-def document_hash(document: str) -> bytes:
-    """16 bytes that stand for a document's exact text."""
-    return hashlib.blake2b(document.encode(), digest_size=16).digest()
 
 
 class SeenDocuments:

@@ -12,19 +12,21 @@ from prealign.config import Recipe
 from prealign.config.facts import facts_period
 from prealign.config.texts import Text
 from prealign.corpus.artefact import Artefact, digest, open_artefact
-from prealign.corpus.building import SPLITS
 from prealign.corpus.codeswitch_map import CodeSwitchMap
-from prealign.corpus.facts.building import period_folder
-from prealign.corpus.preparing import (
+from prealign.corpus.contents import (
+    FACTS_KIND,
+    SPLITS,
+    WAYPOINTS,
     codeswitch_folder,
+    facts_settings,
     has_lexicon,
     load_clone_words,
+    period_folder,
     split_of,
     switched_sources,
     text_settings,
+    translation_settings,
 )
-from prealign.corpus.preparing_facts import KIND, facts_settings
-from prealign.corpus.preparing_lexicon import WAYPOINTS, translation_settings
 from prealign.corpus.sequences import TokenStream
 from prealign.corpus.store import TokenStore
 from prealign.corpus.switching import Switcher
@@ -188,7 +190,7 @@ def open_data(recipe: Recipe, split: str = "dev") -> PreparedData:
 
 
 def _open_facts(recipe: Recipe, artefacts: dict[str, Artefact]) -> Artefact:
-    artefact = open_artefact(recipe.data.dir / FACTS, KIND)
+    artefact = open_artefact(recipe.data.dir / FACTS, FACTS_KIND)
     for key, wanted in facts_settings(recipe).items():
         _expect(artefact, key, artefact.inputs["settings"].get(key), wanted)
     _expect(artefact, "tokenizer", artefact.inputs["tokenizer"], artefacts["tokenizer"].facts["sha256"])

@@ -20,13 +20,26 @@ import numpy as np
 from prealign.config import Recipe
 from prealign.config.texts import Text
 from prealign.corpus.artefact import Artefact, InputHashes, ensure, locked, open_artefact, refuse_strangers
-from prealign.corpus.building import HELDOUT, SPLITS, Split, build_stores, document_hash
+from prealign.corpus.building import build_stores
 from prealign.corpus.codeswitch_map import MAP_VERSION, build_codeswitch_map
+from prealign.corpus.contents import (
+    HELDOUT,
+    SPLITS,
+    WAYPOINTS,
+    Split,
+    codeswitch_folder,
+    document_hash,
+    has_lexicon,
+    load_clone_words,
+    split_of,
+    switched_sources,
+    text_settings,
+)
 from prealign.corpus.counting import count_words
 from prealign.corpus.facts.relations import relations_of
 from prealign.corpus.pool import in_child
 from prealign.corpus.preparing_facts import prepare_facts
-from prealign.corpus.preparing_lexicon import WAYPOINTS, prepare_lexicon
+from prealign.corpus.preparing_lexicon import prepare_lexicon
 from prealign.corpus.sentences import sentence_marks
 from prealign.corpus.shards import find_shards
 from prealign.corpus.store import TokenStore
@@ -390,17 +403,6 @@ def _as_if_more(documents: Iterator[str]) -> Iterator[str]:
         yield from taken
 
 
-def text_settings(recipe: Recipe, text: Text) -> dict[str, Any]:
-    """What a store depends on of its text in a recipe, without the content of files."""
-    return text.model_dump(mode="json", exclude={"files"}) | {"invalid_utf8": recipe.data.invalid_utf8}
-
-
-def split_of(recipe: Recipe, name: str) -> Split:
-    """How the documents of a language are split."""
-    shares = [lang.clone_share for lang in recipe.languages.values() if lang.clone_of == name]
-    return Split(recipe.data.heldout_fraction, tuple(shares))
-
-
 def _heldout_documents(store: Artefact, tokenizer: Tokenizer, shift: int, words: CloneWords | None) -> set[bytes]:
     """Hashes of the documents that a language holds out."""
     found = set()
@@ -414,29 +416,6 @@ def _heldout_documents(store: Artefact, tokenizer: Tokenizer, shift: int, words:
     return found
 
 
-def load_clone_words(artefact: Artefact) -> CloneWords:
-    """The bijection that an artefact holds."""
-    return CloneWords.load(artefact.folder / "words.tsv")
-
-
-def codeswitch_folder(source: str) -> str:
-    """The folder of a source's code-switch map; ``source`` is one of `switched_sources`."""
-    _, _, extra = source.partition(".")
-    return f"codeswitch.{extra}" if extra else "codeswitch"
-
-
-def switched_sources(recipe: Recipe) -> list[str]:
-    """The texts in the source language, which are code-switched; so are its facts, whose maps lie beside them."""
-    texts = [*recipe.languages, *recipe.extra_texts]
-    return [name for name in texts if name.partition(".")[0] == recipe.source_language]
-
-
 def _expect_documents(key: str, counts: ReadCounts) -> None:
     if counts.documents == 0:
         raise UserError(f"{key}.text: found no document with text in it; expected at least one")
-
-
-def has_lexicon(recipe: Recipe) -> bool:
-    """Whether any target language brings translations."""
-    languages = [recipe.languages[name] for name in recipe.targets]
-    return any(lang.dictionaries or lang.clone_of == recipe.source_language for lang in languages)

@@ -7,8 +7,9 @@ from typing import Any
 from prealign.config import Recipe
 from prealign.corpus.artefact import Artefact, InputHashes
 from prealign.corpus.codeswitch_map import MAP_VERSION
+from prealign.corpus.contents import FACTS_KIND, facts_settings, period_folder
 from prealign.corpus.counting import read_counts
-from prealign.corpus.facts.building import build_period, check_room, period_folder, write_statements
+from prealign.corpus.facts.building import build_period, check_room, write_statements
 from prealign.corpus.facts.drawing import Fact, draw_facts, write_facts
 from prealign.corpus.facts.relations import BUILT_IN
 from prealign.corpus.facts.statements import Statements
@@ -18,15 +19,6 @@ from prealign.text.clone_tokenizer import CloneTokenizer
 
 Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Artefact]
 """Makes or keeps the artefact ``(folder name, kind, inputs, build)``."""
-
-KIND = "injected facts"
-
-
-def facts_settings(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe says of facts, as the artefact keeps it."""
-    assert recipe.facts is not None
-    values = recipe.facts.model_dump(mode="json", exclude={"relations", "learned_in", "period", "first_step"})
-    return values | {"learned_in": recipe.facts_languages, "context": recipe.model.context}
 
 
 def prepare_facts(
@@ -82,4 +74,4 @@ def prepare_facts(
             build_period(path, pieces, statements, stores[language].folder, period, language, switched)
         return {"count": len(facts), "statements": sum(fact.frequency for fact in facts)}
 
-    return ensure("facts", KIND, inputs, build)
+    return ensure("facts", FACTS_KIND, inputs, build)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from prealign.config import Recipe
-from prealign.config.texts import Dictionary
 from prealign.corpus.artefact import Artefact, InputHashes
+from prealign.corpus.contents import WAYPOINTS, dictionaries_by_file, translation_settings
 from prealign.corpus.counting import count_words, read_counts, write_counts
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap
@@ -34,17 +34,6 @@ from prealign.text.tokenizer import Tokenizer
 
 Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Artefact]
 """Makes or keeps the artefact ``(folder name, kind, inputs, build)``."""
-
-CLEANING_VERSION = 2
-"""Part of what a table is made from: higher when cleaning or merging gives another table of the same files."""
-
-WAYPOINTS = {
-    "words": "word counts",
-    "translations": "merged dictionaries",
-    "heldout_words": "held-out words",
-    "coverage": "coverage report",
-}
-"""Artefacts beside the compiled table, name -> kind: what it was made from, and what is said of it."""
 
 COVERAGE_VERSION = 2
 """Part of what a report is made from: higher when it says something else of the same table."""
@@ -94,35 +83,13 @@ def count_source_words(store: Artefact, tokenizer: Tokenizer, ensure: Ensure) ->
     return ensure("words", WAYPOINTS["words"], inputs, build)
 
 
-def translation_settings(recipe: Recipe) -> dict[str, Any]:
-    """What the merged dictionaries depend on in a recipe, without the content of files."""
-    facts = {"scripts", "cased", "word_length", "leading_words", "fragments", "optional_marks", "codes"}
-    return {
-        "dictionaries": [
-            {"name": name, "codes": codes}
-            | dictionary.model_dump(mode="json", include={"format", "inverted", "traditional"})
-            for name, dictionary, codes in _by_file(recipe)
-        ],
-        "clones": [name for name in recipe.targets if recipe.languages[name].clone_of == recipe.source_language],
-        "facts": {
-            name: recipe.languages[name].model_dump(mode="json", include=facts)
-            for name in [recipe.source_language, *recipe.targets]
-        },
-        "min_count": recipe.lexicon.min_count,
-        "max_words": recipe.lexicon.max_words,
-        "max_translations": recipe.lexicon.max_translations,
-        "max_sources": recipe.lexicon.max_sources,
-        "cleaning": CLEANING_VERSION,
-    }
-
-
 def _translations(
     recipe: Recipe, words: Artefact, clone_words: dict[str, Artefact], hashes: InputHashes, ensure: Ensure
 ) -> Artefact:
     languages = recipe.languages
     targets = recipe.targets
     clones = [name for name in targets if languages[name].clone_of == recipe.source_language]
-    dictionaries = _by_file(recipe)
+    dictionaries = dictionaries_by_file(recipe)
     inputs = translation_settings(recipe)
     for settings, (_, dictionary, _) in zip(inputs["dictionaries"], dictionaries):
         settings["sha256"] = hashes.of(dictionary_files(dictionary))
@@ -164,22 +131,6 @@ def _with_clone_words(entries: Iterable[Entry], words: dict[str, CloneWords]) ->
         for name, clone in words.items():
             entry.translations[name] = [clone.to_clone(entry.word)]
         yield entry
-
-
-def _by_file(recipe: Recipe) -> list[tuple[str, Dictionary, dict[str, list[str]]]]:
-    """(name, dictionary, codes by language) for each file to read: one that several languages name is read once."""
-    readings: dict[tuple[Any, ...], tuple[Dictionary, dict[str, list[str]]]] = {}
-    for name in recipe.targets:
-        language = recipe.languages[name]
-        for dictionary in language.dictionaries:
-            key = (dictionary.path, dictionary.format, dictionary.inverted, dictionary.traditional)
-            readings.setdefault(key, (dictionary, {}))[1][name] = dictionary.codes or language.codes or [name]
-    paths = {dictionary.path for dictionary, _ in readings.values()}
-    short = Counter(Path(path).name for path in paths)
-    return [
-        (name if short[name := Path(dictionary.path).name] == 1 else dictionary.path, dictionary, codes)
-        for dictionary, codes in readings.values()
-    ]
 
 
 def _why(dropped: dict[str, Dropped]) -> str:

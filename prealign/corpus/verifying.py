@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from prealign.corpus.artefact import Artefact, open_artefact
-from prealign.corpus.building import SPLITS
 from prealign.corpus.codeswitch_map import WRITINGS, CodeSwitchMap, forms_of
+from prealign.corpus.contents import SPLITS, WAYPOINTS
 from prealign.corpus.facts.checking import check_facts
 from prealign.corpus.pool import ordered_map
 from prealign.corpus.prepared import FACTS, PreparedData
-from prealign.corpus.preparing_lexicon import WAYPOINTS
 from prealign.corpus.spans import chunks, words_of_chunk
 from prealign.corpus.store import TokenStore
 from prealign.corpus.wordmap import WordMap

@@ -16,6 +16,9 @@ from prealign.distributed.tensor_parallel import autotp_config
 from prealign.distributed.world import World
 from prealign.objectives.joint import JointModel
 
+Engine = deepspeed.DeepSpeedEngine
+"""What forward, backward and the optimizer step are called on."""
+
 InitialValue = Callable[[str, torch.Size], torch.Tensor]
 """Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
 

@@ -9,9 +9,9 @@ import regex
 import torch
 
 from prealign.corpus.artefact import open_artefact
+from prealign.corpus.contents import WAYPOINTS
 from prealign.corpus.counting import read_counts
 from prealign.corpus.prepared import PreparedData
-from prealign.corpus.preparing_lexicon import WAYPOINTS
 from prealign.distributed.world import World
 from prealign.evaluation.generation import sample
 from prealign.evaluation.results import NotMeasured, wilson_interval

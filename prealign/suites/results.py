@@ -9,10 +9,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 from pydantic import ValidationError
 
@@ -104,7 +104,7 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "deepspeed": deepspeed.__version__,
+            "deepspeed": version("deepspeed"),
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

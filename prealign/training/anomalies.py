@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import numpy as np
 import torch
 
 from prealign.config import Recipe
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.loader import Located, StageDataset
+from prealign.distributed.engine import Engine
 from prealign.distributed.world import World
 from prealign.errors import UserError
 
@@ -69,7 +69,7 @@ class AnomalyGuard:
 
     def step(
         self,
-        engine: deepspeed.DeepSpeedEngine,
+        engine: Engine,
         loss: float,
         gradient_norm: float | torch.Tensor | None,
         sample_nats: list[torch.Tensor],
@@ -172,7 +172,7 @@ class AnomalyGuard:
 
 
 @contextmanager
-def _withheld(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
+def _withheld(engine: Engine) -> Iterator[None]:
     """The engine's steps within leave weights and moments as they are; gradients, counters and schedule go on."""
     optimizer = engine.basic_optimizer
     usual = optimizer.step

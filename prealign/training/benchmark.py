@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
-import deepspeed
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -18,7 +18,7 @@ from prealign.config import Recipe
 from prealign.config.stages import WORDS_PER_STEP
 from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
 from prealign.corpus.prepared import PreparedData
-from prealign.distributed.engine import build_engine
+from prealign.distributed.engine import Engine, build_engine
 from prealign.distributed.pieces import parameter_shapes
 from prealign.distributed.world import World
 from prealign.hashing import Draw, mix
@@ -55,7 +55,7 @@ def benchmark(
         "device": name,
         "ranks": world.ranks,
         "torch": torch.__version__,
-        "deepspeed": deepspeed.__version__,
+        "deepspeed": version("deepspeed"),
         "recipe": recipe.name,
         "data": "real" if data is not None else "synthetic",
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(engine).values()),
@@ -111,7 +111,7 @@ class StepTimes:
 
 
 def _step(
-    engine: deepspeed.DeepSpeedEngine,
+    engine: Engine,
     recipe: Recipe,
     world: World,
     source: Iterator[tuple[list[MicroBatch], WordBatch | None]],

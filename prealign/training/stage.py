@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 
 from prealign.config import Recipe
 from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.checkpoints import Checkpoint, Checkpoints
-from prealign.distributed.engine import InitialValue, build_engine
+from prealign.distributed.engine import Engine, InitialValue, build_engine
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
@@ -278,7 +277,7 @@ class StageRun:
             self.progress.targets[name] += round(count)
         self._new_targets.zero_()
 
-    def _build_engine(self, initial_value: InitialValue, found: Checkpoint | None) -> deepspeed.DeepSpeedEngine:
+    def _build_engine(self, initial_value: InitialValue, found: Checkpoint | None) -> Engine:
         engine = build_engine(self.recipe, self.world, initial_value, self.rate)
         if found is not None:
             self._checkpoints.load(engine, found)

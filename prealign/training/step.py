@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import deepspeed
 import torch
 
 from prealign.config import Recipe
 from prealign.corpus.loader import MicroBatch
 from prealign.corpus.switching import IGNORED
-from prealign.distributed.engine import plain_gradient_norm
+from prealign.distributed.engine import Engine, plain_gradient_norm
 from prealign.distributed.world import World
 from prealign.lexicon.word_batches import WordBatch
 from prealign.objectives.inputs import ModelInputs, TextInputs, text_inputs, word_inputs
@@ -18,7 +17,7 @@ from prealign.training.clock import Clock
 
 
 def take_step(
-    engine: deepspeed.DeepSpeedEngine,
+    engine: Engine,
     recipe: Recipe,
     world: World,
     micro: list[MicroBatch],

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign.corpus import building
-from prealign.corpus.building import SeenDocuments, build_stores, document_hash
+from prealign.corpus.building import SeenDocuments, build_stores
 from prealign.corpus.codeswitch_map import build_codeswitch_map
+from prealign.corpus.contents import document_hash
 from prealign.corpus.counting import count_words
 from prealign.corpus.pool import in_child, ordered_map
 from prealign.corpus.prepared import open_data

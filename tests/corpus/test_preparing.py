@@ -9,7 +9,7 @@ import pytest
 
 from prealign.config import Recipe
 from prealign.corpus import building
-from prealign.corpus.building import SPLITS
+from prealign.corpus.contents import SPLITS
 from prealign.corpus.loader import StageDataset
 from prealign.corpus.mixture import Mixture
 from prealign.corpus.prepared import open_data

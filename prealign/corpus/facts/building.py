@@ -33,11 +33,6 @@ class Piece:
     ends: np.ndarray
 
 
-def period_folder(language: str, period: int) -> str:
-    """Where the store of a period and language lies in the artefact."""
-    return f"{language}-{period}"
-
-
 def write_statements(statements: Statements, facts: list[Fact], period: int, language: str) -> list[Piece]:
     """All statements of a period in a language, as they are trained on, in the order in which they fill samples.
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prealign.corpus.building import SPLITS
-from prealign.corpus.facts.building import period_folder
+from prealign.corpus.contents import SPLITS, period_folder
 from prealign.corpus.facts.drawing import Fact, read_facts
 from prealign.corpus.facts.statements import Statements
 from prealign.corpus.prepared import FACTS, PreparedData

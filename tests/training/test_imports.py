@@ -1,0 +1,45 @@
+"""What training needs at run time, and what it does not."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT
+
+LIST = """
+import importlib, pkgutil, sys
+import {package} as package
+for found in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f"{package}.{{found.name}}")
+print("\\n".join(sys.modules))
+"""
+
+
+def imported(package: str) -> set[str]:
+    """Modules that are there when all of a package's modules are."""
+    script = LIST.format(package=package)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_training_is_free_of_preparation() -> None:
+    modules = imported("prealign.training")
+    assert "prealign.corpus.prepared" in modules
+    written_by = (
+        "preparing",
+        "preparing_lexicon",
+        "preparing_facts",
+        "building",
+        "counting",
+        "verifying",
+        "translation",
+    )
+    for name in (*(f"prealign.corpus.{module}" for module in written_by), "prealign.lexicon.dictionaries"):
+        assert name not in modules
+    assert not modules & {"datasets", "tokenizers", "openai", "matplotlib"}
+
+
+@pytest.mark.parametrize("package", ["prealign.config", "prealign.text", "prealign.corpus", "prealign.lexicon"])
+def test_data_is_prepared_without_deepspeed(package: str) -> None:
+    assert "deepspeed" not in imported(package)
