@@ -15,7 +15,6 @@ setup(
     package_dir={f"prealign.{name}": name for name in ("kernels", "launchers", "configs")},
     package_data={
         "prealign.corpus.facts": ["*.yaml"],
-        "prealign.launchers": ["*.sh", "*.txt"],
         "prealign.configs": ["*.yaml", "*/*.yaml", "suites/recipes/*.yaml", "sample_text/*", "README.md"],
     },
 )

@@ -23,8 +23,9 @@ from prealign.config.paths import path_argument
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.prepared import open_data
 from prealign.distributed.world import running_world
-from prealign.errors import run
+from prealign.errors import UserError, run
 from prealign.training.benchmark import PARTS, benchmark
+from prealign.training.words import with_words_per_step
 
 
 def main() -> None:
@@ -44,10 +45,17 @@ def main() -> None:
 
     recipe = load_recipe(arguments.config, arguments.overrides)
     with running_world(recipe.parallel.tensor_parallel_size, recipe.parallel.sequence_parallel_size) as world:
-        if arguments.accumulation:
-            recipe = _with_accumulation(recipe, arguments.accumulation * world.row_ranks)
         data = open_data(recipe) if arguments.data == "real" else None
         stages = arguments.stage or ["align", "pretrain"]
+        if data is not None:
+            recipe = with_words_per_step(recipe, data, stages)  # by the steps that a run has
+        elif "align" in stages and recipe.align.words_per_step is None:
+            raise UserError(
+                f"align.coverage: found {recipe.align.coverage:g}, which is of a table; expected, for random tokens, "
+                f"align.words_per_step=N align.coverage=null; or use --data real, or --stage pretrain"
+            )
+        if arguments.accumulation:
+            recipe = _with_accumulation(recipe, arguments.accumulation * world.row_ranks)
         record = benchmark(recipe, world, data, stages, arguments.steps, arguments.warmup)
     if world.is_first:
         record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}

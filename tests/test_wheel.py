@@ -55,7 +55,7 @@ def test_kernels_are_in_the_wheel(site: Path, tmp_path: Path) -> None:
 
 def test_commands_find_recipes_and_sample_text(site: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("base: configs/enclone_demo.yaml\nname: mine\n")
-    for recipe in ("enclone_demo", "mine.yaml"):
+    for recipe in ("configs/enclone_demo.yaml", "mine.yaml"):
         run([str(site / "bin" / "prealign-prepare"), "--config", recipe], tmp_path, PYTHONPATH=str(site))
         out = run([str(site / "bin" / "prealign-train"), "--config", recipe, "--check"], tmp_path, PYTHONPATH=str(site))
         assert out.endswith("all checks passed; nothing was trained\n")

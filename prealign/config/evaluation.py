@@ -30,7 +30,7 @@ class Evaluation(Section):
     `launchers/evaluate.py` measures."""
 
     every: Count = 1000
-    """Steps between evaluations; there is always one at the end of a stage."""
+    """Steps between evaluations; there is always one before the first step of a stage and after its last."""
     tokens: Count = 1_000_000
     """At most this many held-out tokens per language."""
     stride: Count | None = None

@@ -53,6 +53,8 @@ def _find(config: str) -> Path:
         candidates = [Path(expand(config))]
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--config: {error}") from None
+    if (ours := in_configs(config)) is not None:
+        candidates.append(ours)
     if not Path(config).suffix:
         candidates += [Path("configs") / f"{config}.yaml", CONFIGS / f"{config}.yaml"]
     for path in candidates:
@@ -67,7 +69,7 @@ def _find(config: str) -> Path:
 
 
 def in_configs(path: str) -> Path | None:
-    """What ``configs/...`` stands for where the working directory has no such folder; None for another path."""
+    """What ``configs/...`` stands for where there is no such file; None for another path."""
     parts = Path(path).parts
     return CONFIGS.joinpath(*parts[1:]) if parts[:1] == ("configs",) else None
 

@@ -14,10 +14,10 @@ class NliData(Section):
     ``{file: ...}``."""
 
     file: ExpandedPath | None = None
-    """``sentence<tab>sentence<tab>label`` lines, compressed (.xz, .gz) or not; the label is one of `Nli.labels`."""
+    """``sentence<tab>sentence<tab>label`` lines, compressed (.xz, .gz) or not; the label is one of `labels`."""
     hub: str | None = None
     """Dataset id on the hub, as ``facebook/xnli``, or a local folder of one, with columns premise and hypothesis, or
-    sentence1 and sentence2, and label (a name, or its number among `Nli.labels`)."""
+    sentence1 and sentence2, and label (a name, or its number among `labels`)."""
     hub_name: str | None = None
     """Configuration of the dataset, as ``en``."""
     hub_split: str = "train"

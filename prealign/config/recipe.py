@@ -120,7 +120,7 @@ class Model(Section):
     init_std: Annotated[float, Field(gt=0.0)] = 0.02
     """Standard deviation of initial weights; projections into the residual stream have it over ``sqrt(2 * layers)``."""
     init: Literal["random", "perfect_clone"] = "random"
-    """`perfect_clone` copies the original's embedding rows, input and output, to its clones: the upper bound."""
+    """`perfect_clone` copies the original's embedding rows, input and output, to its clones."""
     vocab_multiple: Count = 128
     """The embedding tables are padded to a multiple of this many rows."""
     reset_at_document: bool = False
@@ -341,6 +341,13 @@ class Recipe(Section):
             raise ValueError(
                 "parallel.compile: found true with pretrain.align_every, whose words give every step other shapes; "
                 "expected one of the two"
+            )
+        kept = self.pretrain.align_every is not None and self.pretrain.align_words_per_step is None
+        alone = "align" not in self.stages and self.pretrain.init_from is None
+        if kept and alone and self.align.coverage is not None:
+            raise ValueError(
+                f"pretrain.align_every: found {self.pretrain.align_every} and align.coverage={self.align.coverage:g} "
+                f"without an align stage, whose steps a coverage is of; expected pretrain.align_words_per_step"
             )
         if "tensor_parallel" in self.deepspeed:
             raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")

@@ -36,8 +36,7 @@ class Schedule(Section):
     """Share of the stage's steps."""
 
 
-WORDS_PER_STEP = 16_384
-"""Rows of a word batch where a recipe says nothing."""
+_WORDS_PER_STEP = 16_384
 
 
 class Align(Schedule):
@@ -55,11 +54,12 @@ class Align(Schedule):
     """Sequences of text in one step of this stage over all ranks; by default those of `batch`. Fewer give more steps,
     and with them more word batches, for the same text."""
     coverage: Annotated[float, Field(gt=0.0)] | None = None
-    """How often the stage draws a row of the table on average; `words_per_step` follows from it, once the table is
-    prepared: ``coverage x rows / steps``, at most the whole table. 3 to 6 align words, as found at small scales."""
+    """How often the stage draws a row of the table (a word, source or target) on average; `words_per_step` follows from
+    it, once the table is prepared: ``coverage x rows / steps``, at most the whole table. 3 to 6 align words, as found
+    at small scales."""
     words_per_step: Annotated[int, Field(ge=2)] | None = None
     """Rows of one word batch over all ranks, translations included; a group of words is never split. In place of
-    `coverage`; `WORDS_PER_STEP` where neither is given."""
+    `coverage`; 16,384 where neither is given."""
     sampling: Literal["uniform", "frequency"] | Annotated[float, Field(ge=0.0, le=1.0)] = "uniform"
     """How source words are drawn: with the weight ``count ** p``, where p is 0 (`uniform`), 1 (`frequency`) or a number
     between them."""
@@ -89,7 +89,7 @@ class Align(Schedule):
     def _words_of_coverage(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("words_per_step") is not None:
             return values
-        return values if values.get("coverage") is not None else values | {"words_per_step": WORDS_PER_STEP}
+        return values if values.get("coverage") is not None else values | {"words_per_step": _WORDS_PER_STEP}
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Align":

@@ -1,6 +1,6 @@
 """Micro-batches of a training stage: the same samples in the same order for any number of ranks and workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ def micro_batches(
     workers: int,
     pin_memory: bool,
     on_worker_start: Callable[[int], None] | None = None,
-) -> Iterator[list[MicroBatch]]:
+) -> Generator[list[MicroBatch]]:
     """Yield the micro-batches of one rank, step by step, from ``first_step`` to ``steps``.
 
     Step ``s`` consists of samples ``s * global_batch_size`` and following; rank ``r`` takes its ``r``-th contiguous

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prealign.config.stages import WORDS_PER_STEP, Align
+from prealign.config.stages import Align
 from prealign.hashing import mix, uniform
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
@@ -45,7 +45,8 @@ class WordBatches:
         self.lexicon = lexicon
         self.config = config
         self.seed = seed
-        self._most = config.words_per_step or WORDS_PER_STEP
+        assert config.words_per_step is not None, "a coverage is turned into words by prealign.training.words"
+        self._most = config.words_per_step
         surfaces = len(lexicon.surface_language)
         self._form = np.arange(surfaces) * FORMS + lexicon.usual_form
         self._row_of = _first_of_equal_spelling(lexicon, self._form)

@@ -13,6 +13,9 @@ from prealign.suites.expansion import Plan
 from prealign.suites.results import Result, read_result
 from prealign.suites.suite import Column, Row, Suite
 
+FEWEST = 3
+"""Seeds that it takes to tell two rows apart."""
+
 SIGNIFICANT = 0.05
 """Two rows differ where a paired t-test over their common seeds has a smaller p-value than this."""
 
@@ -164,27 +167,29 @@ def mean_interval(values: list[float]) -> tuple[float, float] | None:
 
 
 def p_value(differences: list[float]) -> float:
-    """Two-sided, of a paired t-test: how likely are differences as large if the mean is 0? For two or more."""
+    """Two-sided, of a paired t-test: how likely are differences as large if the mean is 0? For three or more."""
     if len(set(differences)) == 1:
         return 0.0 if differences[0] else 1.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def _verdict(column: Column, better: Cell | None, worse: Cell | None) -> str:
-    """Differences are taken seed by seed: the same seed has the same text in the same order in both rows."""
+    """Differences are taken seed by seed: a seed has the same data, tokenizer and table in both rows."""
     seeds = sorted(better.by_seed.keys() & worse.by_seed.keys()) if better is not None and worse is not None else []
-    if better is None or worse is None or not seeds:
+    if better is None or worse is None or better.mean is None or worse.mean is None:
         return "missing"
+    if not seeds:
+        return "the rows have no seed in common"
     sign = 1.0 if column.better == "higher" else -1.0
     ahead = [sign * (better.by_seed[seed] - worse.by_seed[seed]) for seed in seeds]
     mean, unit, digits = statistics.mean(ahead), " points" if column.percent else "", column.digits
     gap = f"{abs(mean):.{digits}f}{unit}"
-    interval = mean_interval(ahead)
+    interval = mean_interval(ahead) if len(ahead) >= FEWEST else None
     if interval is None:
         if mean == 0:
             return "equal"
         side = "in the paper's order" if mean > 0 else "in the opposite order"
-        return f"{side} by {gap}, but without several seeds of both it is not known whether they differ"
+        return f"{side} by {gap}, but without {FEWEST} seeds of both it is not known whether they differ"
     p = p_value(ahead)
     said = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f} over {len(seeds)} seeds, p {_said(p)}"
     if p >= SIGNIFICANT:

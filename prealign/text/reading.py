@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from prealign.config.loading import in_configs
+from prealign.config.loading import CONFIGS, in_configs
 from prealign.config.texts import Text
 from prealign.errors import UserError
 from prealign.text.decoding import Decoder
@@ -51,7 +51,8 @@ def text_files(text: Text, key: str) -> list[Path]:
             if not path.exists():
                 raise UserError(f"{key}.files: '{path}' is a link to a file that is not there; mend or remove it")
         if not matching and (ours := in_configs(pattern)) is not None:
-            matching = [Path(path) for path in glob.glob(str(ours))]  # noqa: PTH207
+            pattern_of_ours = f"{glob.escape(str(CONFIGS))}/{ours.relative_to(CONFIGS)}"
+            matching = [Path(path) for path in glob.glob(pattern_of_ours, recursive=True)]  # noqa: PTH207
         found = [str(path) for path in matching if path.is_file()]
         if not found:
             raise UserError(f"{key}.files: no file matches '{pattern}' (working directory {Path.cwd()}); mend the path")

@@ -15,7 +15,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from prealign.config import Recipe
-from prealign.config.stages import WORDS_PER_STEP
 from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.engine import Engine, build_engine
@@ -30,7 +29,6 @@ from prealign.planning.devices import peak_tflops
 from prealign.training.clock import Clock
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.step import take_step
-from prealign.training.words import with_words_per_step
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
@@ -45,8 +43,6 @@ def benchmark(
     (None where it is not known), all from the wall time of the steps together, peak memory in GB, the seconds per part
     of one more step, which waits for the device after each, and on CUDA the seconds of another by kernel.
     """
-    if data is not None:
-        recipe = with_words_per_step(recipe, data)
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor()
     peak = peak_tflops(name, recipe.parallel.precision)
@@ -168,7 +164,8 @@ def _synthetic(recipe: Recipe, world: World, stage: str) -> Iterator[tuple[list[
             micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), counts, torch.zeros(3)))
         words = None
         if stage == "align":
-            count = (recipe.align.words_per_step or WORDS_PER_STEP) // 2 * 2  # a coverage is of a table
+            assert recipe.align.words_per_step is not None
+            count = recipe.align.words_per_step // 2 * 2
             lengths = torch.randint(1, 5, (count,), generator=shared)
             tokens = torch.randint(0, recipe.vocab_size, (int(lengths.sum()),), generator=shared)
             languages = torch.arange(count) % 2

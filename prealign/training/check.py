@@ -82,7 +82,7 @@ def _say_coverage(
     """How often the stage draws a word of the table, and what its word batches cost beside the text of the run."""
     batches, steps = word_batches(recipe, data, plan.stage), plan.word_steps(recipe)
     rows, aligning = table_rows(batches.lexicon, recipe.align.max_translations), recipe.at_stage(plan.stage)
-    per_step = min(aligning.align.words_per_step or rows, rows)
+    per_step = min(aligning.align.words_per_step or 0, rows)
     entries, share = batches.draws_per_step()
     drawn = share * len(steps)
     counts = batches.lexicon.counts[entries]
@@ -100,7 +100,7 @@ def _say_coverage(
         enough = min(rows, math.ceil(_ENOUGH * rows / len(steps)))
         say(
             f"  warning: words are drawn {drawn.mean():.2f} times on average, too seldom to be aligned ({_ENOUGH} are "
-            f"enough); set align.coverage={_ENOUGH} (align.words_per_step={enough:,}), or lower "
+            f"enough); set align.coverage={_ENOUGH} align.words_per_step=null ({enough:,} words a step), or lower "
             f"align.global_batch_size, which gives more steps; align.sampling=frequency aligns frequent words at least"
         )
 

@@ -66,7 +66,8 @@ def run_stages(
     ``say`` gets lines for the user, on the first rank. ``safe_point`` is called before every forward pass, on all
     ranks, and may raise `Interrupted` on all of them. ``hooks`` are called after every step.
     """
-    recipe = with_words_per_step(recipe, data)
+    coverage = recipe.align.coverage
+    recipe = with_words_per_step(recipe, data, recipe.stages if only is None else [only])
     folder = recipe.folder
     stages: list[str] = [
         stage for stage in (recipe.stages if only is None else [only]) if read_state(folder / stage / "weights") is None
@@ -77,7 +78,7 @@ def run_stages(
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
     with only_run(world, folder, say) if stages else contextlib.nullcontext():
-        world.on_first(lambda: _claim(recipe, folder))
+        world.on_first(lambda: _claim(recipe, folder, coverage))
         check_writable(folder, world.rank)
         log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
         try:
@@ -155,13 +156,20 @@ def _fresh(recipe: Recipe) -> InitialValue:
     return value
 
 
-def _claim(recipe: Recipe, folder: Path) -> None:
-    """Write the recipe into the run folder, or check that it is the recipe of the run that is there."""
+def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
+    """Write the recipe into the run folder, or check that it is the recipe of the run that is there. ``coverage``: what
+    its words per step were made of."""
     path = folder / "recipe.yaml"
     if path.is_file():
         old = comparable(load_recipe(str(path)))
         new = comparable(recipe)
         for key in sorted(old.keys() | new.keys()):
+            if key == "align.words_per_step" and coverage is not None and old.get(key) != new.get(key):
+                raise UserError(
+                    f"{path}: the run there has {key}={old.get(key)}; align.coverage={coverage:g} makes {new.get(key)} "
+                    f"of the table that is prepared now; choose another run_dir, or go on with {key}={old.get(key)} "
+                    f"align.coverage=null"
+                )
             if old.get(key) != new.get(key) and not key.endswith(_PATHS):
                 raise UserError(
                     f"{path}: the run there has {key}={old.get(key)}; the recipe has {key}={new.get(key)}; "

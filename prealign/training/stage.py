@@ -1,6 +1,6 @@
 """One training stage, from its first step (or its last checkpoint) to its weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +92,9 @@ class StepBatch:
 
 
 class StageRun:
-    """A stage that is being trained; every rank makes one. Hooks read its public attributes."""
+    """A stage that is being trained; every rank makes one. Hooks read its public attributes: ``context``, ``plan`` and
+    ``world`` are what it was made with, ``recipe`` is the stage's, ``progress`` says where it stands, ``rate`` maps a
+    step to its learning rate, ``display`` has `say` for the terminal."""
 
     def __init__(self, context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> None:
         """``consumed``: what the run spent before this stage."""
@@ -143,6 +145,7 @@ class StageRun:
         if context.log is not None:
             at = self.progress.step if found is not None else -1
             context.log.cut(stage, at, self.progress.evaluated == self.progress.step)
+        display = self.display  # the guard does not hold this object, which holds it
         self.guard = AnomalyGuard(
             self.recipe,
             world,
@@ -151,7 +154,7 @@ class StageRun:
             folder=context.folder,
             step=self.progress.step,
             state=found.state.get("anomalies") if found is not None else None,
-            say=lambda line: self.display.say(f"{stage}: {line}"),
+            say=lambda line: display.say(f"{stage}: {line}"),
         )
 
     @property
@@ -175,6 +178,7 @@ class StageRun:
         """
         with self.display, self._left_in_order():
             self.evaluate_if_due()
+            self.throughput.restart(self.step)
             while self.step < self.last:
                 batch = self.next_batch()
                 sums = take_step(self.engine, self.recipe, self.world, batch.micro, batch.words, self.clock, self.guard)
@@ -243,8 +247,6 @@ class StageRun:
                 self.display.say(f"no room for a checkpoint in {self.context.folder}: training goes on; free space")
             return
         self.save()
-        self._save_due = False
-        self.throughput.restart(self.step)
 
     def show(self, sums: StepSums) -> None:
         """Complete what is being written, move the progress bar."""
@@ -261,6 +263,8 @@ class StageRun:
         state |= {"evaluation_due": self._evaluation_due(), "anomalies": self.guard.state}
         self._checkpoints.save(self.engine, progress.step, state)
         progress.saved = progress.step
+        self._save_due = False
+        self.throughput.restart(progress.step)
 
     def _place(self, kind: str) -> dict[str, Any]:
         return {"kind": kind, "stage": self.plan.stage, "step": self.step, "tokens": self.spent.tokens}
@@ -283,10 +287,11 @@ class StageRun:
             self._checkpoints.load(engine, found)
         if self.recipe.parallel.compile and self.plan.stage == "pretrain":
             engine.compile()
-        engine.register_forward_pre_hook(lambda module, arguments: self.context.safe_point())
+        safe_point = self.context.safe_point
+        engine.register_forward_pre_hook(lambda module, arguments: safe_point())
         return engine
 
-    def _micro_batches(self) -> Iterator[list[MicroBatch]]:
+    def _micro_batches(self) -> Generator[list[MicroBatch]]:
         return micro_batches(
             self._dataset,
             global_batch_size=self.recipe.batch.global_batch_size,
@@ -306,6 +311,7 @@ class StageRun:
         stage = self.plan.stage
         try:
             yield
+            self._checkpoints.wait()
         except Interrupted:
             if self.progress.saved != self.step:
                 self.save()
@@ -318,9 +324,10 @@ class StageRun:
             self.display.say(f"{stage}: {decision}")
             self.engine.destroy()
             raise
+        finally:
+            self._micro.close()  # loader processes end here, not when this object is collected
 
     def _finish(self) -> bool:
-        self._checkpoints.wait()
         finished = self.step == self.plan.steps
         if finished:
             self._count_targets()

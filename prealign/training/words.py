@@ -1,8 +1,9 @@
 """Word batches of a stage: what they are drawn from, how many words each has, and what they add up to."""
 
 import math
+from collections.abc import Sequence
 
-from prealign.config import Recipe
+from prealign.config import Recipe, load_recipe
 from prealign.corpus.prepared import PreparedData
 from prealign.errors import UserError
 from prealign.hashing import Draw, mix
@@ -21,16 +22,23 @@ def word_batches(recipe: Recipe, data: PreparedData, stage: str = "align") -> Wo
     return WordBatches(data.lexicon, recipe.at_stage(stage).align, int(seed))
 
 
-def with_words_per_step(recipe: Recipe, data: PreparedData) -> Recipe:
+def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str] | None = None) -> Recipe:
     """The recipe with `align.words_per_step` in place of `align.coverage`: ``coverage x rows of the table / steps of
-    the align stage``, at most the whole table. Unchanged where it has no coverage, or no word batches."""
-    align = recipe.align
-    pretrain = recipe.pretrain
-    takes_words = "align" in recipe.stages or pretrain.align_every is not None or pretrain.init_from is not None
-    if align.coverage is None or not takes_words or data.lexicon is None:
+    the align stage``, at most the whole table; where the run starts from another one's align stage, that one's number.
+
+    Unchanged where it has no coverage, or where none of ``stages`` (by default the recipe's) comes with or after an
+    align stage. Raises `UserError`.
+    """
+    align, origin = recipe.align, recipe.pretrain.init_from
+    if align.coverage is None or data.lexicon is None:
         return recipe
-    rows = table_rows(data.lexicon, align.max_translations)
-    words = max(2, min(rows, math.ceil(align.coverage * rows / align_plan(recipe).steps)))
+    if "align" in (stages or recipe.stages):
+        rows = table_rows(data.lexicon, align.max_translations)
+        words = max(2, min(rows, math.ceil(align.coverage * rows / align_plan(recipe).steps)))
+    elif origin is not None and (origin / "recipe.yaml").is_file():
+        words = load_recipe(str(origin / "recipe.yaml")).align.words_per_step or 0
+    else:
+        return recipe
     return recipe.model_copy(update={"align": align.model_copy(update={"coverage": None, "words_per_step": words})})
 
 

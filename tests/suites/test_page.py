@@ -130,7 +130,7 @@ def test_orders_beside_the_papers(plan: Plan) -> None:
     assert orders["lm", "Joint"].paper == (16.5, 21.6)
     # the paper has Joint ahead of the target alone; here it is behind, with one seed of the other
     assert orders["lm", "Target alone"].better == "Joint"
-    assert orders["lm", "Target alone"].verdict.startswith("in the opposite order by 130.0, but without several seeds")
+    assert orders["lm", "Target alone"].verdict.startswith("in the opposite order by 130.0, but without 3 seeds")
     assert orders["nli", "Joint"].verdict == "missing"
     for measurement in plan.measurements:
         if measurement.variant == "prealign":

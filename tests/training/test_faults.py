@@ -274,10 +274,10 @@ def test_a_hang_is_named_with_all_stacks(data_dir: Path, tmp_path: Path, monkeyp
     code, _, error = run(recipe, tmp_path / "run", "hang@6@1", monkeypatch)
     assert code == 1
     assert "no forward pass for 30 s (watchdog.timeout): rank 1 on " in error
-    assert "disturbed_step" in error
+    assert "disturbed.py" in error
     stacks = [(tmp_path / "run" / "hang" / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
     assert "all_reduce" in stacks[0]
-    assert "disturbed_step" in stacks[1]
+    assert "disturbed.py" in stacks[1]
 
 
 def test_a_failed_write_is_one_line_and_the_checkpoint_before_stays(

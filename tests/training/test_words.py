@@ -12,7 +12,7 @@ from prealign.lexicon.word_batches import table_rows
 from prealign.training.check import check
 from prealign.training.words import with_words_per_step, word_batches
 from tests.conftest import tiny_recipe
-from tests.processes import train
+from tests.processes import finish, start, train, train_arguments
 
 
 def rows_of_table(recipe: Recipe) -> int:
@@ -43,7 +43,7 @@ def test_the_check_says_how_often_words_are_drawn(data_dir: Path, tmp_path: Path
 
 def test_the_check_warns_of_words_that_cannot_be_aligned(data_dir: Path, tmp_path: Path) -> None:
     (line,) = [line for line in lines_of(data_dir, tmp_path, words_per_step=16) if "warning" in line]
-    assert "set align.coverage=3 (align.words_per_step=" in line
+    assert "set align.coverage=3 align.words_per_step=null (" in line
     assert "align.global_batch_size" in line
 
 
@@ -79,6 +79,29 @@ def test_a_run_trains_with_its_coverage(data_dir: Path, tmp_path: Path) -> None:
     assert (written.align.coverage, written.align.words_per_step) == (None, words)
     assert train(tiny_recipe(data_dir, align={"words_per_step": words}), tmp_path / "run") == rows
     assert train(recipe, tmp_path / "run") == rows
+
+
+def test_a_run_goes_on_with_its_words_when_coverage_makes_others(data_dir: Path, tmp_path: Path) -> None:
+    words = {"words_per_step": 64}
+    train(tiny_recipe(data_dir, align=words), tmp_path / "run", 1, "--stop-after", "2")
+    recipe = tiny_recipe(data_dir, align={"coverage": 3, "words_per_step": None})
+    code, _, error = finish(start(train_arguments(recipe, tmp_path / "run")))
+    assert code == 2
+    assert "has align.words_per_step=64; align.coverage=3 makes " in error
+    assert "or go on with align.words_per_step=64 align.coverage=null" in error
+
+
+def test_words_of_the_run_that_gave_the_align_stage(data_dir: Path, tmp_path: Path) -> None:
+    """Kept alignment has the words that the align stage had, and a run of its own without one says how many."""
+    coverage = {"coverage": 3, "words_per_step": None}
+    aligned = tiny_recipe(data_dir, align=coverage, stages=["align"])
+    train(aligned, tmp_path / "aligned")
+    words = load_recipe(str(tmp_path / "aligned" / "recipe.yaml")).align.words_per_step
+    kept = {"align_every": 2, "init_from": str(tmp_path / "aligned")}
+    recipe = tiny_recipe(data_dir, align=coverage, stages=["pretrain"], pretrain=kept)
+    assert with_words_per_step(recipe, open_data(recipe)).align.words_per_step == words
+    with pytest.raises(UserError, match=r"pretrain\.align_every: found 2 and align\.coverage=3 without an align stage"):
+        tiny_recipe(data_dir, align=coverage, stages=["pretrain"], pretrain={"align_every": 2})
 
 
 def test_coverage_and_words_per_step_exclude_each_other(data_dir: Path) -> None:
