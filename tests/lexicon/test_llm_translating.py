@@ -95,11 +95,11 @@ def test_all_faults_together(tmp_path: Path) -> None:
 def test_nothing_is_asked_for_twice_over_runs(tmp_path: Path) -> None:
     words = some_words(40)
     with Server() as server:
-        ran(server, tmp_path, dict(list(words.items())[:17]))
+        ran(server, tmp_path, dict(list(words.items())[:17]), timeout=30.0)
         before = len(server.requests)
-        done = ran(server, tmp_path, words)
+        done = ran(server, tmp_path, words, timeout=30.0)
         after = len(server.requests)
-        ran(server, tmp_path, words)
+        ran(server, tmp_path, words, timeout=30.0)
         assert len(server.requests) == after
     assert done.cache.known == whole(words)
     assert sorted(server.answered()) == sorted((word, code) for word in words for code in LANGUAGES)
