@@ -15,6 +15,7 @@ from prealign.config.evaluation import Evaluation
 from prealign.config.facts import Facts, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.paths import ExpandedPath
+from prealign.config.running import Anomalies, Checkpoint, Log, Parallel, Watchdog
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.texts import Language, Share
@@ -151,93 +152,6 @@ class Optimizer(Section):
     """Of matrices."""
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     """Maximal global gradient norm; 0 turns clipping off."""
-
-
-Recompute = Literal["none", "full"] | Annotated[int, Field(ge=2)]
-"""Which blocks' activations are recomputed in the backward pass: none, all, or every k-th block's."""
-
-
-class Parallel(Section):
-    """How the run is spread over devices."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO: 1 shards the optimizer's state over the ranks, 2 gradients too, 3 weights too; 0 nothing."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Of weights in the forward and backward pass; the optimizer keeps fp32 weights in any case."""
-    tensor_parallel_size: Count = 1
-    """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
-    node. The embeddings and the LM head are not split."""
-    sequence_parallel_size: Count = 1
-    """Ranks over which the positions of every row of text are split, for contexts that one device cannot hold:
-    attention exchanges positions for heads (DeepSpeed-Ulysses), everything else works on a rank's own tokens."""
-    activation_checkpointing: Recompute = "none"
-    """`full` recomputes every block in the backward pass, a number `k` every k-th one."""
-    word_activation_checkpointing: Recompute | None = None
-    """The same for passes that carry a word batch, which may have several times the tokens of a pass of text; by
-    default as `activation_checkpointing`."""
-    compile: bool = False
-    """Run the pretrain stage through torch.compile (the first step takes minutes). The align stage is left out: its
-    words give every step other shapes."""
-
-
-class Checkpoint(Section):
-    """What is kept of a run while it trains."""
-
-    every: Count = 1000
-    """Steps between checkpoints; there is always one at the end of a stage."""
-    keep: Count = 2
-    """Newest checkpoints kept per stage."""
-    keep_every: Count | None = None
-    """Checkpoints at multiples of this many steps are kept for good; a multiple of `every`."""
-    asynchronous: bool = False
-    """Write files while training goes on; takes host memory for a rank's share of weights and optimizer state."""
-    allow_changed_data: bool = False
-    """Go on from a checkpoint, or from align weights, on other prepared data than it was trained on."""
-
-    @model_validator(mode="after")
-    def _kept_steps_are_saved(self) -> "Checkpoint":
-        if self.keep_every is not None and self.keep_every % self.every:
-            raise ValueError(f"keep_every: found {self.keep_every}; expected a multiple of every={self.every}")
-        return self
-
-
-class Anomalies(Section):
-    """What happens when a step's loss or gradient is not finite, or its loss leaps.
-
-    `skip` goes on without that step's update. `rollback` goes back to the last checkpoint and from there on without the
-    batch's update. `stop` ends the run with an error; the last checkpoint stays. `report` only writes the batch down.
-    Whatever happens, `RUN/STAGE/anomalies/step-N.json` says which samples the batch had.
-    """
-
-    nonfinite: Literal["skip", "rollback", "stop"] = "skip"
-    """On NaN or infinity."""
-    spike: Literal["report", "skip", "rollback", "stop"] = "report"
-    """On a loss above `mean + sigmas x standard deviation` of the last `window` steps."""
-    sigmas: Annotated[float, Field(gt=0.0)] = 8.0
-    """Standard deviations above the mean from which on a loss is a spike."""
-    window: Annotated[int, Field(ge=2)] = 128
-    """Steps; there are no spikes before a stage has made as many."""
-    rollback_batches: Count = 1
-    """Batches passed over after a rollback, the offending one last."""
-    limit: Annotated[int, Field(ge=0)] = 10
-    """More steps than these without their update, within a window, stop the run in any case."""
-
-
-class Watchdog(Section):
-    """What ends a run in which nothing moves any more."""
-
-    timeout: Annotated[float, Field(ge=0.0)] = 1800.0
-    """Seconds between two forward passes of a rank (saving and waiting for data included) after which the stacks of all
-    ranks go to `RUN/hang/` and the run ends with an error; 0 waits forever."""
-
-
-class Log(Section):
-    """What a run records."""
-
-    every: Count = 10
-    """Steps between rows of `metrics.jsonl`."""
-    tensorboard: bool = True
-    """Write `RUN/tensorboard/` too."""
 
 
 class Recipe(Section):

@@ -16,7 +16,7 @@ from typing import Any
 
 import deepspeed
 
-from prealign.config.recipe import Checkpoint as Settings
+from prealign.config.running import Checkpoint as Settings
 from prealign.corpus.artefact import write_atomically
 from prealign.distributed.manifest import damage, read_manifest, write_manifest
 from prealign.distributed.piece_files import Batch, PieceReader, batches, write_batches

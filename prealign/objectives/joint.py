@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from prealign.config import Recipe
-from prealign.config.recipe import Recompute
+from prealign.config.running import Recompute
 from prealign.kernels import multilayer_infonce, pool_spans
 from prealign.model.gpt import GPT, Recomputation, Spans
 from prealign.objectives.cross_entropy import linear_cross_entropy

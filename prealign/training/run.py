@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe, dump_recipe, load_recipe
-from prealign.config.recipe import Parallel
+from prealign.config.running import Parallel
 from prealign.corpus.artefact import write_atomically
 from prealign.corpus.prepared import PreparedData
 from prealign.distributed.engine import InitialValue

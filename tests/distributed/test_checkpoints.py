@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prealign.config.recipe import Checkpoint as Settings
+from prealign.config.running import Checkpoint as Settings
 from prealign.distributed import checkpoints as module
 from prealign.distributed.checkpoints import Checkpoints
 from prealign.distributed.weights import Weights, save_weights
