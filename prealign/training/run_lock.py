@@ -1,8 +1,8 @@
 """One run a folder: a lock file that says who holds it and is touched while they live. It needs nothing of the file
-system but atomic links and renames, so it works on NFS too.
+system but atomic hard links, so it works on NFS too.
 
 A process that was killed leaves its file behind. On the same machine it is known to be gone at once; of another one,
-when the file has not been touched for a while.
+when the file has not been touched for a while. Of many who find it so, one removes the file: see `RunLock._remove`.
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,10 +41,17 @@ class Holder:
     def this_process(cls) -> "Holder":
         return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()) or "", uuid.uuid4().hex)
 
-    def is_gone(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether a holder on this machine has ended."""
         found = _started(self.process)
         return found is None or (self.started not in ("", found))
+
+    def __str__(self) -> str:
+        return "a process" if self == _UNKNOWN else f"process {self.process} on {self.host}"
+
+
+_UNKNOWN = Holder(host="", machine="", process=0, started="", token="unknown")
+"""Whoever holds a lock file that cannot be read."""
 
 
 @contextmanager
@@ -73,14 +80,17 @@ class RunLock:
 
     def acquire(self) -> None:
         """Make the lock file. Raises `UserError` where another process is at work in the folder."""
+        taken_from = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            while not self._link():
-                self._wait_or_refuse()
+            while not self._link(self._path):
+                taken_from = self._make_way() or taken_from
         except OSError as error:
             raise UserError(
                 f"run_dir: '{self._folder}' cannot be written ({error.strerror}); choose another folder"
             ) from None
+        if taken_from is not None:
+            self._say(f"{self._folder}: taken over from {taken_from}")
         self._thread.start()
 
     def release(self) -> None:
@@ -88,59 +98,77 @@ class RunLock:
         self._done.set()
         self._thread.join()
         if _read(self._path) == self._own:
-            self._path.unlink(missing_ok=True)
+            self._remove(self._path, self._own)
 
-    def _link(self) -> bool:
-        """Make the lock file, whole at once; False where there is one."""
+    def _link(self, path: Path) -> bool:
+        """Make a lock file that names this process, whole at once; False where there is one."""
         mine = self._folder / f".lock.{self._own.token}"
         mine.write_text(json.dumps(asdict(self._own)), encoding="utf-8")
         try:
-            os.link(mine, self._path)
+            os.link(mine, path)
         except FileExistsError:
             return False
         finally:
             mine.unlink()
         return True
 
-    def _wait_or_refuse(self) -> None:
-        """Return when the lock that is there is gone or was taken away."""
-        holder, touched = _read(self._path), _touched(self._path)
-        if holder is None and touched is None:
-            return
-        name = f"process {holder.process} on {holder.host}" if holder is not None else "a process"
-        if holder is not None and holder.machine == self._own.machine:
-            if not holder.is_gone():
-                raise self._in_use(name)
-            self._take_away(holder, f"{name}, which has ended")
-            return
-        self._say(f"{self._folder}: held by {name}; waiting up to {_GONE_AFTER:.0f} s for a sign of life")
+    def _make_way(self) -> str | None:
+        """Return when the lock that is there is gone, with a name for whom it was taken from, if it was by this
+        process. Raises `UserError` where its holder is alive."""
+        holder = _read(self._path)
+        if holder is None:
+            return None
+        if self._is_elsewhere(holder):
+            self._say(f"{self._folder}: held by {holder}; waiting up to {_GONE_AFTER:.0f} s for a sign of life")
+        if not self._is_gone(self._path, holder):
+            raise UserError(
+                f"run_dir: '{self._folder}' is in use by {holder}; wait for it or stop it, or choose another run_dir"
+            )
+        if not self._remove(self._path, holder):
+            return None
+        how = f"of which nothing was heard for {_GONE_AFTER:.0f} s" if self._is_elsewhere(holder) else "which has ended"
+        return f"{holder}, {how}"
+
+    def _remove(self, path: Path, holder: Holder) -> bool:
+        """Remove the lock file of a holder, and no other's; whether this process did.
+
+        Who finds a dead holder's file may act on it late, when another has taken over. So the right to remove it is a
+        lock file too, with the holder's token in its name, which no other process ever has: while one process has this
+        right, the file at ``path`` is not replaced, and who has it afterwards finds another holder there. A process
+        killed with the right in its hands leaves that file behind, which is removed in the same way.
+        """
+        right = self._folder / f".lock.{holder.token}.removed"
+        if not self._link(right):
+            remover = _read(right)
+            if remover is not None and self._is_gone(right, remover):
+                self._remove(right, remover)
+            time.sleep(0.01)
+            return False
+        try:
+            if _read(path) != holder:
+                return False
+            path.unlink()
+            return True
+        finally:
+            right.unlink(missing_ok=True)
+
+    def _is_elsewhere(self, holder: Holder) -> bool:
+        return holder.machine != self._own.machine
+
+    def _is_gone(self, path: Path, holder: Holder) -> bool:
+        """Whether the holder of a lock file has ended. On another machine: whether the file stays untouched for a
+        while; one that goes meanwhile counts as gone."""
+        if not self._is_elsewhere(holder):
+            return holder.has_ended()
+        touched = _touched(path)
         end = time.monotonic() + _GONE_AFTER
         while time.monotonic() < end:
             time.sleep(min(1.0, _GONE_AFTER / 10))
-            if _read(self._path) != holder:
-                return
-            if _touched(self._path) != touched:
-                raise self._in_use(name)
-        self._take_away(holder, f"{name}, of which nothing was heard for {_GONE_AFTER:.0f} s")
-
-    def _in_use(self, name: str) -> UserError:
-        return UserError(
-            f"run_dir: '{self._folder}' is in use by {name}; wait for it or stop it, or choose another run_dir"
-        )
-
-    def _take_away(self, holder: Holder | None, name: str) -> None:
-        """Remove the lock of ``holder``, and of no other who came in between."""
-        taken = self._folder / f".lock.{self._own.token}.taken"
-        try:
-            self._path.rename(taken)
-        except FileNotFoundError:
-            return
-        if _read(taken) == holder:
-            self._say(f"{self._folder}: taken over from {name}")
-        else:
-            with suppress(FileExistsError):
-                os.link(taken, self._path)
-        taken.unlink()
+            if _read(path) != holder:
+                return True
+            if _touched(path) != touched:
+                return False
+        return True
 
     def _keep(self) -> None:
         while not self._done.wait(_TOUCHED_EVERY):
@@ -159,13 +187,13 @@ class RunLock:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that a lock file names; None where there is no file, or one that is not ours."""
+    """The holder that a lock file names; None where there is no file."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        return None
+        return _UNKNOWN
 
 
 def _touched(path: Path) -> int | None:

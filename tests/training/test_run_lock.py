@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,33 +108,79 @@ def test_who_was_thought_gone_ends_and_leaves_the_lock_alone(tmp_path: Path) -> 
     assert json.loads((tmp_path / ".lock").read_text())["token"] == "another"
 
 
-def _try(folder: Path, start_at: float, won: "multiprocessing.queues.Queue[bool]") -> None:
+def test_a_lock_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "_GONE_AFTER", 0.3)
+    (tmp_path / ".lock").write_text("{")
+    lock, (waiting, line) = acquired(tmp_path)
+    assert "held by a process; waiting" in waiting
+    assert "taken over from a process, of which nothing was heard" in line
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_killed_while_it_removed_a_lock(tmp_path: Path) -> None:
+    """Its right to do so is taken over as well."""
+    stale = dead_lock(tmp_path)
+    killed = stale | {"process": stale["process"], "token": "the killed one"}
+    (tmp_path / f".lock.{stale['token']}.removed").write_text(json.dumps(killed))
+    lock, (line,) = acquired(tmp_path)
+    assert "which has ended" in line
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def dead_lock(folder: Path) -> dict[str, Any]:
+    """Leave a killed process's lock in a folder; what it says."""
+    process = holding(folder, "15")
+    process.kill()
+    process.communicate()
+    return dict(json.loads((folder / ".lock").read_text()))
+
+
+def _try(folder: Path, seed: int, start_at: float, won: "multiprocessing.queues.Queue[bool]") -> None:
+    """Take the lock, with pauses before all that is done to files."""
+    draw = random.Random(seed)
+
+    def late(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            time.sleep(draw.choice([0, 0, draw.uniform(0, 0.02)]))
+            return function(*arguments, **keywords)
+
+        return call
+
+    os.link, os.unlink, os.rename = late(os.link), late(os.unlink), late(os.rename)
+    run_lock._read = late(run_lock._read)
     time.sleep(max(0.0, start_at - time.time()))
     try:
         acquired(folder)
     except UserError:
         won.put(False)
-        return
-    won.put(True)
-    time.sleep(1.5)
+    else:
+        won.put(True)
+        time.sleep(1.0)
+    won.close()
+    won.join_thread()
     os._exit(0)  # as a killed process: nothing is released
 
 
-def test_of_many_at_once_one_takes_a_stale_lock(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+def test_of_many_at_once_one_takes_a_stale_lock(tmp_path: Path, seed: int) -> None:
     context = multiprocessing.get_context("fork")
-    process = holding(tmp_path, "15")
-    process.kill()
-    process.communicate()
-    for _ in range(5):
+    dead_lock(tmp_path)
+    for attempt in range(5):
         won = context.Queue()
         start_at = time.time() + 0.3
-        processes = [context.Process(target=_try, args=(tmp_path, start_at, won)) for _ in range(8)]
+        processes = [
+            context.Process(target=_try, args=(tmp_path, 1000 * seed + 10 * attempt + one, start_at, won))
+            for one in range(8)
+        ]
         for each in processes:
             each.start()
         outcomes = [won.get(timeout=20) for _ in processes]
         for each in processes:
             each.join()
         assert outcomes.count(True) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
