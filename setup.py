@@ -14,7 +14,7 @@ setup(
     ],
     package_dir={f"prealign.{name}": name for name in ("kernels", "launchers", "configs")},
     package_data={
-        "prealign.corpus.facts": ["*.yaml"],
+        "prealign.facts": ["*.yaml"],
         "prealign.configs": ["*.yaml", "*/*.yaml", "suites/recipes/*.yaml", "sample_text/*", "README.md"],
     },
 )

@@ -20,10 +20,10 @@ from rich.table import Table
 from prealign.config import Recipe, load_recipe
 from prealign.config.loading import validate
 from prealign.config.paths import path_argument
-from prealign.corpus.artefact import write_atomically
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
+from prealign.files import write_atomically
 from prealign.training.benchmark import PARTS, benchmark
 from prealign.training.words import with_words_per_step
 

@@ -16,10 +16,10 @@ import torch
 
 from prealign.config import load_recipe
 from prealign.config.paths import path_argument
-from prealign.corpus.artefact import write_atomically
-from prealign.corpus.benchmark import measure_loading, measure_preparation
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.errors import UserError, run
+from prealign.files import write_atomically
+from prealign.preparation.benchmark import measure_loading, measure_preparation
 
 
 def main() -> None:

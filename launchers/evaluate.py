@@ -21,8 +21,8 @@ from rich.table import Table
 
 from prealign.config import Recipe, load_recipe
 from prealign.config.paths import path_argument
-from prealign.corpus.contents import HELDOUT
-from prealign.corpus.prepared import open_data
+from prealign.data.contents import HELDOUT
+from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
 from prealign.evaluation.loading import find_weights, load_model

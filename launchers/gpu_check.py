@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError, run
+from prealign.files import write_atomically
 
 _PYTHON = sys.executable
 _PACKAGES = ("torch", "triton", "deepspeed", "numpy", "inf-cl", "cut-cross-entropy", "liger-kernel")

@@ -14,13 +14,13 @@ import argparse
 
 from prealign.config import load_recipe
 from prealign.config.paths import positive
-from prealign.corpus.contents import has_lexicon
-from prealign.corpus.inspecting import inspect
-from prealign.corpus.prepared import open_data
-from prealign.corpus.preparing import prepare
-from prealign.corpus.verifying import verify_data
+from prealign.data.contents import has_lexicon
+from prealign.data.inspecting import inspect
+from prealign.data.prepared import open_data
 from prealign.errors import run
 from prealign.lexicon.coverage import coverage_lines
+from prealign.preparation.pipeline import prepare
+from prealign.preparation.verifying import verify_data
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from prealign.config import load_recipe
 from prealign.config.paths import positive
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import run
 from prealign.evaluation.while_training import WhileTraining

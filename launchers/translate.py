@@ -20,8 +20,8 @@ import sys
 import threading
 
 from prealign.config import load_recipe
-from prealign.corpus.translation import WordTranslation
 from prealign.errors import run
+from prealign.preparation.translation import WordTranslation
 
 INCOMPLETE_EXIT_CODE = 3
 STOPPED_EXIT_CODE = 130

@@ -8,7 +8,7 @@ import pytest
 
 from prealign.config import Recipe
 from prealign.config.loading import validate
-from prealign.corpus.preparing import prepare
+from prealign.preparation.pipeline import prepare
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run processes side by side; the same threads give the same sums
 
@@ -45,7 +45,7 @@ def tiny_recipe(data_dir: Path, **changes: Any) -> Recipe:
 STARTERS = {"start", "train", "on_ranks", "subprocess"}
 """What a test module has where it starts processes."""
 
-LONG = ("kernels/test_symmetric.py", "kernels/test_infonce.py", "kernels/test_pool.py", "corpus/facts/")
+LONG = ("kernels/test_symmetric.py", "kernels/test_infonce.py", "kernels/test_pool.py", "facts/")
 """Modules that interpret kernels, or train and prepare much."""
 
 

@@ -40,7 +40,7 @@ class Facts(Section):
     """Room for a statement with its end-of-document token, on average; what is left is filled with ordinary text of the
     language. `launchers/prepare.py` says how many are needed where this is too few."""
     relations: ExpandedPath | None = None
-    """A YAML file in place of `prealign/corpus/facts/relations.yaml`: other relations, templates, languages."""
+    """A YAML file in place of `prealign/facts/relations.yaml`: other relations, templates, languages."""
     seed: int = 1
     """Of entities and facts."""
 

@@ -17,7 +17,6 @@ from typing import Any
 import deepspeed
 
 from prealign.config.running import Checkpoint as Settings
-from prealign.corpus.artefact import write_atomically
 from prealign.distributed.manifest import damage, read_manifest, write_manifest
 from prealign.distributed.piece_files import Batch, PieceReader, batches, write_batches
 from prealign.distributed.pieces import (
@@ -32,6 +31,7 @@ from prealign.distributed.pieces import (
 )
 from prealign.distributed.world import World
 from prealign.errors import UserError
+from prealign.files import write_atomically
 
 _LATEST = "latest"
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prealign.corpus.artefact import sha256_file, write_atomically
+from prealign.files import sha256_file, write_atomically
 
 FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"

@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from prealign.corpus.artefact import sha256_file
 from prealign.distributed.pieces import Piece
 from prealign.errors import UserError
+from prealign.files import sha256_file
 
 FILE_BYTES = 1 << 30
 """About the size of a file; a rank that writes in the foreground copies no more than that to host memory at a time."""

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from deepspeed.utils import groups, safe_get_full_fp32_param
 from safetensors import SafetensorError, safe_open
 
-from prealign.corpus.artefact import write_atomically
 from prealign.distributed.piece_files import save_tensors
 from prealign.distributed.pieces import held_pieces, parameter_shapes, shard_of
 from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.world import World
 from prealign.errors import UserError
+from prealign.files import write_atomically
 
 _MANIFEST = "manifest.json"
 _FILE_BYTES = 4 << 30

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from prealign.corpus.facts.drawing import Fact, read_facts
-from prealign.corpus.facts.statements import Statements
-from prealign.corpus.loader import MicroBatch
-from prealign.corpus.prepared import FACTS, PreparedData
-from prealign.corpus.switching import IGNORED
+from prealign.data.loader import MicroBatch
+from prealign.data.prepared import FACTS, PreparedData
+from prealign.data.switching import IGNORED
 from prealign.distributed.world import World
 from prealign.evaluation.results import NotMeasured, wilson_interval
+from prealign.facts.drawing import Fact, read_facts
+from prealign.facts.statements import Statements
 from prealign.objectives.inputs import ModelInputs, text_inputs
 
 

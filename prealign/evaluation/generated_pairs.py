@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from prealign.errors import UserError
-from prealign.hashing import permute
+from prealign.random_streams import permute
 
 _PEOPLE = [
     "Emma",

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from prealign.hashing import Draw, mix, uniform
 from prealign.model.gpt import Block
 from prealign.objectives.joint import JointModel
+from prealign.random_streams import Draw, mix, uniform
 
 Cache = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each block, ``[rows, heads, length, head_size]``."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.loader import MicroBatch
-from prealign.corpus.prepared import PreparedData
-from prealign.corpus.switching import IGNORED
+from prealign.data.loader import MicroBatch
+from prealign.data.prepared import PreparedData
+from prealign.data.switching import IGNORED
 from prealign.distributed.world import World
 from prealign.objectives.inputs import ModelInputs, text_inputs
 

@@ -8,16 +8,16 @@ import numpy as np
 import regex
 import torch
 
-from prealign.corpus.artefact import open_artefact
-from prealign.corpus.contents import WAYPOINTS
-from prealign.corpus.counting import read_counts
-from prealign.corpus.prepared import PreparedData
+from prealign.artefacts import open_artefact
+from prealign.data.contents import WAYPOINTS
+from prealign.data.prepared import PreparedData
 from prealign.distributed.world import World
 from prealign.evaluation.generation import sample
 from prealign.evaluation.results import NotMeasured, wilson_interval
-from prealign.hashing import Draw, mix, permute
 from prealign.lexicon.table import read_table
 from prealign.objectives.joint import JointModel
+from prealign.preparation.word_counts import read_counts
+from prealign.random_streams import Draw, mix, permute
 
 _WORD = regex.compile(r"[\p{L}\p{M}]+")
 _EXAMPLES = 5

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
 from prealign.distributed.world import World
 from prealign.evaluation.facts import FactsTest, facts_now, facts_over_periods
 from prealign.evaluation.language_model import heldout_losses, summarise

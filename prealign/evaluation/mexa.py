@@ -7,7 +7,7 @@ import numpy as np
 import regex
 import torch
 
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
 from prealign.errors import UserError
 from prealign.evaluation.results import NotMeasured
 from prealign.model.layout import Group, Layout

@@ -13,16 +13,16 @@ from torch import nn
 from prealign.config import Recipe
 from prealign.config.nli import Nli, NliData
 from prealign.config.stages import Batch
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import initialise_engine
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.evaluation.nli_data import Pair, encode_pair, read_pairs
 from prealign.evaluation.results import NotMeasured
-from prealign.hashing import mix, permute
 from prealign.model.gpt import GPT
 from prealign.model.layout import Group, Layout
 from prealign.objectives.joint import JointModel
+from prealign.random_streams import mix, permute
 
 Examples = tuple[list[np.ndarray], np.ndarray]
 """Token ids of every example, and their labels (int64)."""

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
+from prealign.files import write_atomically
 
 FORMAT_VERSION = 1
 _Z95 = 1.959963984540054

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from prealign.corpus.prepared import PreparedData
-from prealign.corpus.spans import span_keys, words_of_chunk
-from prealign.corpus.wordmap import WordMap
+from prealign.data.prepared import PreparedData
 from prealign.evaluation.results import NotMeasured
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
+from prealign.stores.spans import span_keys, words_of_chunk
+from prealign.stores.word_map import WordMap
 
 
 @dataclass(frozen=True)

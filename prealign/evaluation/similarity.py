@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from prealign.evaluation.word_pairs import WordPairs, surface_inputs
-from prealign.hashing import Draw, mix, permute
 from prealign.lexicon.compiled import CompiledLexicon
 from prealign.objectives.inputs import ModelInputs, WordInputs
+from prealign.random_streams import Draw, mix, permute
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
 from prealign.distributed.world import World
 from prealign.evaluation.facts import FactsTest
 from prealign.evaluation.language_model import evaluate_language

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
+from prealign.data.word_batches import WordBatch
 from prealign.evaluation.results import NotMeasured
-from prealign.hashing import Draw, mix, permute
 from prealign.kernels import full_relations
 from prealign.lexicon.compiled import FORMS, CompiledLexicon, compile_table
 from prealign.lexicon.table import read_table
-from prealign.lexicon.word_batches import WordBatch
 from prealign.objectives.inputs import ModelInputs, WordInputs, word_inputs
+from prealign.random_streams import Draw, mix, permute
 
 _WORDS_PER_PASS = 4096
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prealign.hashing import mix
 from prealign.lexicon.table import Entry
+from prealign.random_streams import mix
 from prealign.text.tokenizer import Tokenizer
 
 FORMS = 6

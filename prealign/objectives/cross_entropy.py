@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from prealign.corpus.switching import IGNORED
+from prealign.data.switching import IGNORED
 from prealign.kernels.chunked import wide_product
 
 _CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from prealign.corpus.loader import MicroBatch
+from prealign.data.loader import MicroBatch
+from prealign.data.word_batches import WordBatch
 from prealign.kernels import Relations, planned, shard
-from prealign.lexicon.word_batches import WordBatch
 from prealign.model.gpt import Spans
 from prealign.model.layout import Exchange, Group, Layout, document_numbers
 

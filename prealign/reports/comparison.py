@@ -9,9 +9,9 @@ from typing import Any
 
 import jinja2
 
-from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
 from prealign.evaluation.aligned import aligned_sets
+from prealign.files import write_atomically
 from prealign.reports.figures import draw_comparison
 from prealign.reports.runs import Run
 

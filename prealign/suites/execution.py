@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from prealign.config import load_recipe
-from prealign.corpus.artefact import locked
 from prealign.distributed.weights import read_state
 from prealign.errors import UserError
+from prealign.files import locked
 from prealign.suites.expansion import Measurement, Plan, Training
 from prealign.suites.launching import Failed, Processes
 from prealign.suites.results import missing_measures, result_path, write_result

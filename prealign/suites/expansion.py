@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe, load_recipe
-from prealign.corpus.artefact import digest
 from prealign.errors import UserError
+from prealign.files import digest
 from prealign.suites.suite import Row, Scale, Suite, Variant
 from prealign.training.plan import align_plan, budgets
 from prealign.training.run import comparable

@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 
 from prealign.config import Recipe, load_recipe
-from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
+from prealign.files import write_atomically
 from prealign.suites.expansion import Plan
 from prealign.suites.figures import draw
 from prealign.suites.numbers import SIGNIFICANT, Cell, Numbers, numbers_of

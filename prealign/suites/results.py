@@ -17,8 +17,8 @@ import torch
 from pydantic import ValidationError
 
 from prealign.config.evaluation import Evaluation
-from prealign.corpus.artefact import write_atomically
 from prealign.errors import UserError
+from prealign.files import write_atomically
 from prealign.reports.runs import Run, read_run
 from prealign.suites.expansion import Measurement, Training
 

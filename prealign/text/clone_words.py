@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from prealign.errors import UserError
-from prealign.hashing import mix, permute
+from prealign.random_streams import mix, permute
 from prealign.text.tokenizer import Tokenizer
 from prealign.text.words import letter_table
 

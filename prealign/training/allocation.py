@@ -1,7 +1,7 @@
 """How many samples each source gives to each stretch of a stage's steps; exact, and arithmetic alone.
 
 The stage is cut at every step where a source starts, stops or changes its weight. Over each stretch between two cuts
-the shares stay as they are (a `prealign.corpus.mixture.Phase`):
+the shares stay as they are (a `prealign.data.mixture.Phase`):
 
 1. A source with a budget that is active in some steps only, or that stands beside sources with weights, spreads its
    budget evenly over the steps in which it is active.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from prealign.corpus.mixture import MOST_SOURCES, apportion
+from prealign.data.mixture import MOST_SOURCES, apportion
 from prealign.errors import UserError
 
 

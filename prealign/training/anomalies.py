@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.artefact import write_atomically
-from prealign.corpus.loader import Located, StageDataset
+from prealign.data.loader import Located, StageDataset
 from prealign.distributed.engine import Engine
 from prealign.distributed.world import World
 from prealign.errors import UserError
+from prealign.files import write_atomically
 
 _TEXTS = 8
 

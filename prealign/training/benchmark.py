@@ -15,17 +15,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from prealign.config import Recipe
-from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
-from prealign.corpus.prepared import PreparedData
+from prealign.data.loader import MicroBatch, StageDataset, micro_batches
+from prealign.data.prepared import PreparedData
+from prealign.data.word_batches import WordBatch, WordBatches
 from prealign.distributed.engine import Engine, build_engine
 from prealign.distributed.pieces import parameter_shapes
 from prealign.distributed.world import World
-from prealign.hashing import Draw, mix
 from prealign.kernels import Relations, csr
-from prealign.lexicon.word_batches import WordBatch, WordBatches
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.model.initialisation import initial_value
 from prealign.planning.devices import peak_tflops
+from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.step import take_step

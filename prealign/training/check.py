@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from prealign.config import Recipe
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
+from prealign.data.word_batches import table_rows
 from prealign.distributed.world import row_ranks
 from prealign.errors import UserError
-from prealign.lexicon.word_batches import table_rows
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
 from prealign.training.run import pretrain_start

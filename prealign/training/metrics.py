@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prealign.corpus.artefact import write_atomically
+from prealign.files import write_atomically
 
 STAGES = ("align", "pretrain")
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from prealign.config import Recipe
 from prealign.config.texts import Share
-from prealign.corpus.mixture import Mixture, Phase, apportion
+from prealign.data.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
-from prealign.hashing import Draw, mix
+from prealign.random_streams import Draw, mix
 from prealign.training.allocation import Stretch, Supply, allocate, integer_weights
 
 

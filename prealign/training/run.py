@@ -10,12 +10,12 @@ import torch
 
 from prealign.config import Recipe, dump_recipe, load_recipe
 from prealign.config.running import Parallel
-from prealign.corpus.artefact import write_atomically
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import InitialValue
 from prealign.distributed.weights import Weights, read_state
 from prealign.distributed.world import World
 from prealign.errors import UserError
+from prealign.files import write_atomically
 from prealign.model.initialisation import initial_value
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.loader import MicroBatch, StageDataset, micro_batches
-from prealign.corpus.prepared import PreparedData
+from prealign.data.loader import MicroBatch, StageDataset, micro_batches
+from prealign.data.prepared import PreparedData
+from prealign.data.word_batches import WordBatch
 from prealign.distributed.checkpoints import Checkpoint, Checkpoints
 from prealign.distributed.engine import Engine, InitialValue, build_engine
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
 from prealign.evaluation.aligned import alignment_lines
-from prealign.hashing import Draw, mix
-from prealign.lexicon.word_batches import WordBatch
+from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.clock import Clock, Throughput
 from prealign.training.metrics import Display, MetricsLog

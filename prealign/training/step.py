@@ -5,11 +5,11 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.loader import MicroBatch
-from prealign.corpus.switching import IGNORED
+from prealign.data.loader import MicroBatch
+from prealign.data.switching import IGNORED
+from prealign.data.word_batches import WordBatch
 from prealign.distributed.engine import Engine, plain_gradient_norm
 from prealign.distributed.world import World
-from prealign.lexicon.word_batches import WordBatch
 from prealign.objectives.inputs import ModelInputs, TextInputs, text_inputs, word_inputs
 from prealign.objectives.joint import ModelOutputs
 from prealign.training.anomalies import AnomalyGuard

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from prealign.config import Recipe, load_recipe
-from prealign.corpus.prepared import PreparedData
+from prealign.data.prepared import PreparedData
+from prealign.data.word_batches import WordBatches, table_rows
 from prealign.errors import UserError
-from prealign.hashing import Draw, mix
-from prealign.lexicon.word_batches import WordBatches, table_rows
+from prealign.random_streams import Draw, mix
 from prealign.training.plan import StagePlan, align_plan
 
 

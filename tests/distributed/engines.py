@@ -12,7 +12,7 @@ import deepspeed.ops
 import torch
 
 from prealign.config import Recipe
-from prealign.corpus.loader import MicroBatch
+from prealign.data.loader import MicroBatch
 from prealign.distributed import world
 from prealign.distributed.checkpoints import Checkpoints
 from prealign.distributed.engine import build_engine

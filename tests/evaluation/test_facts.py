@@ -11,9 +11,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, log_loss
 
 from prealign.config import Recipe
-from prealign.corpus.loader import MicroBatch
-from prealign.corpus.prepared import open_data
-from prealign.corpus.preparing import prepare
+from prealign.data.loader import MicroBatch
+from prealign.data.prepared import open_data
 from prealign.distributed.world import World
 from prealign.evaluation.facts import FactsTest, choose, facts_now, facts_over_periods, statement_nats
 from prealign.evaluation.results import NotMeasured, wilson_interval
@@ -21,9 +20,10 @@ from prealign.model.initialisation import EMBEDDINGS
 from prealign.model.layout import Group, Layout
 from prealign.objectives.inputs import ModelInputs, text_inputs
 from prealign.objectives.joint import JointModel
+from prealign.preparation.pipeline import prepare
 from tests.conftest import tiny_recipe
-from tests.corpus.facts.recipes import facts_recipe
 from tests.evaluation.models import ONE, model_of
+from tests.facts.recipes import facts_recipe
 from tests.processes import finish, metrics, on_ranks, start, train
 
 

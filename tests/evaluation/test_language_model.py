@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.evaluation.language_model import evaluate_language

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from prealign.corpus.prepared import PreparedData, open_data
-from prealign.corpus.preparing import prepare
+from prealign.data.prepared import PreparedData, open_data
 from prealign.distributed.world import World
 from prealign.evaluation.generation import Cache, next_hidden_states, sample
 from prealign.evaluation.leakage import detector, draw_prompts, leakage
 from prealign.evaluation.results import NotMeasured
 from prealign.model.layout import Group, Layout
+from prealign.preparation.pipeline import prepare
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.evaluation.models import ONE, model_of
 from tests.processes import on_ranks

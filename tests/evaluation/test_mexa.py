@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binomtest
 from sklearn.neighbors import NearestNeighbors
 
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.evaluation.mexa import mexa, mexa_of_pairs, sentence_embeddings, sentence_pairs
 from prealign.evaluation.results import NotMeasured, wilson_interval

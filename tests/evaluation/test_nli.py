@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 
 from prealign.config import Recipe
 from prealign.config.nli import NliData
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.evaluation.nli import Classifier, accuracy
 from prealign.evaluation.nli_data import encode_pair, read_pairs

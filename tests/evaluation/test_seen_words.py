@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prealign.corpus.prepared import open_data
-from prealign.corpus.wordmap import WordMap
+from prealign.data.prepared import open_data
 from prealign.evaluation.results import NotMeasured
 from prealign.evaluation.seen_words import seen_and_unseen
 from prealign.lexicon.table import read_table
+from prealign.stores.word_map import WordMap
 from tests.conftest import tiny_recipe
 
 

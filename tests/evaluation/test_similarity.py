@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics.pairwise import cosine_similarity
 
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.evaluation.similarity import Probe, aligned_cosine, pair_cosines
 from prealign.evaluation.word_pairs import WordPairs, draw_pairs, word_vectors
 from tests.conftest import tiny_recipe

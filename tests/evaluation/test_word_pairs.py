@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prealign.corpus.prepared import open_data
-from prealign.corpus.preparing import prepare
+from prealign.data.prepared import open_data
 from prealign.evaluation.results import NotMeasured
 from prealign.evaluation.word_pairs import draw_pairs, heldout_lexicon, word_vectors
 from prealign.lexicon.table import read_table
 from prealign.model.layout import Group, Layout
+from prealign.preparation.pipeline import prepare
 from tests.conftest import tiny_recipe
 from tests.evaluation.models import ONE, model_of
 

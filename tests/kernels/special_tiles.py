@@ -10,11 +10,11 @@ import argparse
 import torch
 
 from prealign.config import load_recipe
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
+from prealign.data.word_batches import WordBatches
 from prealign.kernels import Relations, csr
 from prealign.kernels.infonce_triton import plan_gradient, plan_lse
 from prealign.kernels.pieces import make_piece
-from prealign.lexicon.word_batches import WordBatches
 
 WORDS = 16_384
 

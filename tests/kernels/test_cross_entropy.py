@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prealign.corpus.switching import IGNORED
+from prealign.data.switching import IGNORED
 from prealign.objectives import cross_entropy
 from prealign.objectives.cross_entropy import linear_cross_entropy
 

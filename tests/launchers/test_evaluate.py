@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prealign.config import Recipe, dump_recipe, load_recipe
-from prealign.corpus.preparing import prepare
+from prealign.preparation.pipeline import prepare
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.processes import ROOT, finish, free_port, metrics, start, train
 

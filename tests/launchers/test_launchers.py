@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from prealign.config.loading import dump_recipe
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.processes import ROOT, finish, free_port, start
 

@@ -15,11 +15,11 @@ import tiktoken
 
 from prealign.config import Recipe, dump_recipe
 from prealign.config.languages import LANGUAGE_FACTS
-from prealign.corpus.prepared import open_data
-from prealign.corpus.preparing import prepare
-from prealign.corpus.translation import WordTranslation
+from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.lexicon.table import read_table
+from prealign.preparation.pipeline import prepare
+from prealign.preparation.translation import WordTranslation
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.lexicon.llm_server import FAULTS, KEY, Server, translations
 from tests.processes import ROOT

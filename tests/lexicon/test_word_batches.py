@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from prealign.config.stages import Align
+from prealign.data.word_batches import WordBatches
 from prealign.kernels.relations import edges
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
-from prealign.lexicon.word_batches import WordBatches
 
 # "hotel" is written alike in English and German; "die" is a translation of "the" and an English word of its own;
 # "bank" and "bench" share a translation; "light" has two translations in one language.

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from prealign.config import Recipe
-from prealign.corpus.loader import StageDataset
-from prealign.corpus.mixture import Phase
-from prealign.corpus.prepared import open_data
-from prealign.corpus.switching import IGNORED
+from prealign.data.loader import StageDataset
+from prealign.data.mixture import Phase
+from prealign.data.prepared import open_data
+from prealign.data.switching import IGNORED
+from prealign.data.word_batches import WordBatch, WordBatches
 from prealign.kernels.reference import infonce_reference
-from prealign.lexicon.word_batches import WordBatch, WordBatches
 from prealign.model.initialisation import initial_value
 from prealign.model.layout import Group, Layout
 from prealign.objectives.inputs import ModelInputs, text_inputs, word_inputs

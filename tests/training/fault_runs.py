@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe, dump_recipe
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
 from prealign.distributed.manifest import damage, read_manifest
 from tests.conftest import tiny_recipe
 from tests.processes import finish, start, train, train_arguments

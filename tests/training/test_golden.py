@@ -12,7 +12,7 @@ import pytest
 
 from prealign.config import load_recipe
 from prealign.config.loading import validate
-from prealign.corpus.preparing import prepare
+from prealign.preparation.pipeline import prepare
 from tests.processes import ROOT, train
 
 GOLDEN = Path(__file__).with_name("golden_enclone_demo.json")

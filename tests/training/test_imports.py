@@ -26,22 +26,16 @@ def imported(package: str) -> set[str]:
 
 def test_training_is_free_of_preparation() -> None:
     modules = imported("prealign.training")
-    assert "prealign.corpus.prepared" in modules
-    written_by = (
-        "preparing",
-        "preparing_lexicon",
-        "preparing_facts",
-        "building",
-        "counting",
-        "verifying",
-        "translation",
-    )
-    for name in (*(f"prealign.corpus.{module}" for module in written_by), "prealign.lexicon.dictionaries"):
-        assert importlib.util.find_spec(name) is not None
-        assert name not in modules
+    assert "prealign.data.prepared" in modules
+    assert importlib.util.find_spec("prealign.preparation.pipeline") is not None
+    assert importlib.util.find_spec("prealign.lexicon.dictionaries") is not None
+    assert not [name for name in modules if name.startswith(("prealign.preparation", "prealign.lexicon.dictionaries"))]
     assert not modules & {"datasets", "tokenizers", "openai", "matplotlib"}
 
 
-@pytest.mark.parametrize("package", ["prealign.config", "prealign.text", "prealign.corpus", "prealign.lexicon"])
+@pytest.mark.parametrize(
+    "package",
+    [f"prealign.{name}" for name in ("config", "text", "lexicon", "stores", "data", "facts", "preparation")],
+)
 def test_data_is_prepared_without_deepspeed(package: str) -> None:
     assert "deepspeed" not in imported(package)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from prealign.config import Recipe
-from prealign.corpus.preparing import prepare
 from prealign.distributed.weights import read_state
+from prealign.preparation.pipeline import prepare
 from tests.conftest import tiny_recipe
 from tests.processes import finish, metrics, start, train, train_arguments
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from prealign.corpus.prepared import PreparedData, open_data
-from prealign.corpus.preparing import prepare
+from prealign.data.prepared import PreparedData, open_data
 from prealign.errors import UserError
 from prealign.evaluation.aligned import alignment_lines
+from prealign.preparation.pipeline import prepare
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.run import finished_account
 from prealign.training.words import word_batches, word_tokens

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from prealign.config import Recipe, load_recipe
-from prealign.corpus.prepared import open_data
+from prealign.data.prepared import open_data
+from prealign.data.word_batches import table_rows
 from prealign.errors import UserError
-from prealign.lexicon.word_batches import table_rows
 from prealign.training.check import check
 from prealign.training.words import with_words_per_step, word_batches
 from tests.conftest import tiny_recipe

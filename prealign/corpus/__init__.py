@@ -1,1 +1,0 @@
-"""Token store, word map, code-switch map, mixture and loader."""

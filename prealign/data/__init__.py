@@ -1,0 +1,1 @@
+"""What training reads: prepared data, mixture, sequences, code-switching, loader, word batches."""

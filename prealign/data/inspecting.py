@@ -1,0 +1,133 @@
+"""Samples as training sees them, for people to read: switched words marked, with their targets."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from prealign.data.loader import StageDataset
+from prealign.data.mixture import Phase
+from prealign.data.prepared import PreparedData
+from prealign.data.sequences import TokenStream
+from prealign.data.switching import IGNORED
+from prealign.errors import UserError
+from prealign.lexicon.compiled import FORMS
+from prealign.random_streams import Draw, mix
+
+_AROUND = 24
+"""Tokens shown on either side of a word, where single words are shown."""
+
+
+@dataclass(frozen=True)
+class SwitchedWord:
+    """A replaced word: positions ``begin:end`` of the inputs, what stood there, and the language that took its
+    place."""
+
+    begin: int
+    end: int
+    original: np.ndarray
+    language: str
+
+
+def inspect(data: PreparedData, samples: int, language: str | None, say: Callable[[str], None]) -> None:
+    """Print the first ``samples`` of the pretrain stage's source text, or with a target ``language`` that many words
+    that were replaced by one of its words, with the text around them. Raises `UserError`."""
+    recipe = data.recipe
+    known = [recipe.source_language, *recipe.targets]
+    if language is not None and language not in known:
+        raise UserError(f"--language: found '{language}'; expected one of {known}")
+    number = list(recipe.languages).index(recipe.source_language)
+    switching = data.switching_lexicon is not None and recipe.codeswitch.ratio > 0
+    stream = data.streams(code_switch=switching)[number]
+    dataset = StageDataset([stream], Phase((stream.windows,), (0,), 0), int(mix(recipe.seed, Draw.WINDOW_ORDER)))
+    if language not in (None, recipe.source_language) and not switching:
+        raise UserError(
+            f"--language {language}: nothing is code-switched with codeswitch.ratio={recipe.codeswitch.ratio} and "
+            f"{'a' if data.switching_lexicon is not None else 'no'} table of translations; expected both"
+        )
+    shown = 0
+    for sample in range(stream.windows):
+        if shown >= samples:
+            break
+        _, (epoch,), (window,) = dataset.locate(np.array([sample]))
+        shape = (1, stream.context)
+        inputs, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        words, eligible, switched = stream.sequences(np.array([window]), np.array([epoch]), inputs, targets)[0]
+        found = list(_switched_words(stream, int(window), int(epoch))) if switching else []
+        if language is None or language == recipe.source_language:
+            say(
+                f"--- sample {sample}: window {window} of {stream.windows}, epoch {epoch}; {switched} of {eligible} "
+                f"words with a translation replaced ({words} words)"
+            )
+            say(_marked(data, inputs[0], found, 0, stream.context))
+            for word in found:
+                say("  " + _targets(data, inputs[0], targets[0], word))
+            shown += 1
+            continue
+        for word in [word for word in found if word.language == language][: samples - shown]:
+            say(_marked(data, inputs[0], found, word.begin - _AROUND, word.end + _AROUND))
+            say("  " + _targets(data, inputs[0], targets[0], word))
+            shown += 1
+
+
+def _switched_words(stream: TokenStream, window: int, epoch: int) -> Iterator[SwitchedWord]:
+    """The replaced words that lie whole in a sequence, found again from the maps, word by word."""
+    switcher = stream.switcher
+    assert switcher is not None
+    assert stream.words is not None
+    assert stream.forms is not None
+    lexicon = switcher.lexicon
+    begin = window * stream.context
+    last = min(begin + stream.context, len(stream.store))
+    starts, ends, ordinal, _ = stream.words.between(begin, last)
+    forms = stream.forms.read(np.array([ordinal]), np.array([len(starts)]))
+    chosen, replacement, _ = switcher.choose(forms, np.arange(ordinal, ordinal + len(starts)), epoch)
+    moved = 0
+    for word, form in zip(chosen.tolist(), replacement.tolist()):
+        width = int(lexicon.form_offsets[form + 1] - lexicon.form_offsets[form])
+        first = int(starts[word]) + moved
+        if first + width > stream.context:
+            return
+        original = stream.store.tokens[begin + starts[word] : begin + ends[word]]
+        yield SwitchedWord(first, first + width, original, lexicon.languages[lexicon.surface_language[form // FORMS]])
+        moved += width - int(ends[word] - starts[word])
+
+
+def _text(data: PreparedData, tokens: np.ndarray) -> str:
+    """Decoded tokens; those of a clone as the words they stand for."""
+    return data.tokenizer.decode(np.asarray(tokens, np.int64) % data.recipe.data.tokenizer.vocab_size)
+
+
+def _marked(data: PreparedData, inputs: np.ndarray, words: list[SwitchedWord], begin: int, end: int) -> str:
+    """Inputs ``begin:end`` as text; a replaced word stands as ``[original>language:translation]``."""
+    place, end = max(begin, 0), min(end, len(inputs))
+    parts = []
+    for word in words:
+        if word.begin < place or word.end > end:
+            continue
+        parts.append(_text(data, inputs[place : word.begin]))
+        new = _text(data, inputs[word.begin : word.end])
+        space = " " if new.startswith(" ") else ""
+        original = _text(data, word.original).removeprefix(" ")
+        parts.append(f"{space}[{original}>{word.language}:{new.removeprefix(' ')}]")
+        place = word.end
+    return "".join([*parts, _text(data, inputs[place:end])])
+
+
+def _targets(data: PreparedData, inputs: np.ndarray, targets: np.ndarray, word: SwitchedWord) -> str:
+    """Each input token from the one before the word to its last, with its target."""
+    positions = range(max(word.begin - 1, 0), word.end)
+    pairs = [
+        f"{_token(data, inputs[p])}->{'none' if targets[p] == IGNORED else _token(data, targets[p])}" for p in positions
+    ]
+    return "  ".join(pairs)
+
+
+def _token(data: PreparedData, token: np.int64) -> str:
+    """A token in quotes; as bytes where it is a part of a character."""
+    raw = data.tokenizer.token_bytes(int(token) % data.recipe.data.tokenizer.vocab_size)
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return repr(raw)
+    return repr(_text(data, np.array([token])))

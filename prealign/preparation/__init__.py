@@ -1,0 +1,1 @@
+"""Text and dictionaries -> prepared data; training imports nothing of it."""
