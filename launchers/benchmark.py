@@ -20,6 +20,7 @@ from rich.table import Table
 from prealign.config import Recipe, load_recipe
 from prealign.config.loading import validate
 from prealign.config.paths import path_argument
+from prealign.config.stage import STAGES
 from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure training steps.")
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--data", choices=["synthetic", "real"], default="synthetic")
-    parser.add_argument("--stage", choices=["align", "pretrain"], action="append", help="measure this stage alone")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="measure this stage alone")
     parser.add_argument("--steps", type=int, default=5, help="measured steps per stage")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
     parser.add_argument(
@@ -46,7 +47,7 @@ def main() -> None:
     recipe = load_recipe(arguments.config, arguments.overrides)
     with running_world(recipe.parallel.tensor_parallel_size, recipe.parallel.sequence_parallel_size) as world:
         data = open_data(recipe) if arguments.data == "real" else None
-        stages = arguments.stage or ["align", "pretrain"]
+        stages = arguments.stage or STAGES
         if data is not None:
             recipe = with_words_per_step(recipe, data, stages)  # by the steps that a run has
         elif "align" in stages and recipe.align.words_per_step is None:

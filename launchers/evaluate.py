@@ -21,6 +21,7 @@ from rich.table import Table
 
 from prealign.config import Recipe, load_recipe
 from prealign.config.paths import path_argument
+from prealign.config.stage import STAGES, stage_of
 from prealign.data.contents import HELDOUT
 from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
@@ -40,7 +41,7 @@ def main() -> None:
         "--run", "--run-dir", type=path_argument, required=True, help="run folder; under torchrun, --run-dir"
     )
     parser.add_argument("--step", type=int, help="step of the stage; its end, or its newest checkpoint, by default")
-    parser.add_argument("--stage", choices=["align", "pretrain"], help="the last one that has weights by default")
+    parser.add_argument("--stage", choices=STAGES, help="the last one that has weights by default")
     parser.add_argument("--split", choices=HELDOUT, default="test", help="held-out text (default: test)")
     parser.add_argument("--out", type=path_argument, help="folder for the results (default: RUN/evaluation)")
     parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")
@@ -52,10 +53,11 @@ def main() -> None:
     recipe = _recipe_of(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
     data = open_data(recipe, arguments.split)
-    if data.fingerprint_of(found.stage) != found.data and not recipe.checkpoint.allow_changed_data:
+    trained_on = data.fingerprint_of(stage_of(recipe, found.stage))
+    if trained_on != found.data and not recipe.checkpoint.allow_changed_data:
         raise UserError(
             f"{found.origin}: trained on data {found.data[:12]}...; {recipe.data.dir} holds "
-            f"{data.fingerprint_of(found.stage)[:12]}...; give the data that it was trained on (data.dir=...), or set "
+            f"{trained_on[:12]}...; give the data that it was trained on (data.dir=...), or set "
             f"checkpoint.allow_changed_data=true"
         )
     with running_world() as world:

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 
 from prealign.config import load_recipe
 from prealign.config.paths import positive
+from prealign.config.stage import STAGES
 from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import run
 from prealign.evaluation.while_training import WhileTraining
+from prealign.objectives.terms import Objective
 from prealign.training.check import check
 from prealign.training.run import run_stages
 from prealign.training.signals import StopRequests
@@ -24,11 +26,12 @@ from prealign.training.stage import Hook
 from prealign.training.watchdog import Watchdog
 
 
-def main(hooks: Sequence[Hook] = ()) -> None:
-    """``hooks`` are called after every step, on all ranks."""
+def main(hooks: Sequence[Hook] = (), objectives: Sequence[Objective] = ()) -> None:
+    """``hooks`` are called after every step, on all ranks; ``objectives`` are terms of the loss beside the two of the
+    paper."""
     parser = argparse.ArgumentParser(description="Train a recipe.")
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
-    parser.add_argument("--stage", choices=["align", "pretrain"], help="run this stage alone")
+    parser.add_argument("--stage", choices=STAGES, help="run this stage alone")
     parser.add_argument(
         "--stop-after", type=positive, metavar="N", help="leave every stage after N steps, with a checkpoint"
     )
@@ -54,7 +57,18 @@ def main(hooks: Sequence[Hook] = ()) -> None:
             stop.check()
 
         evaluate = WhileTraining(recipe, data, world)
-        run_stages(recipe, world, data, evaluate, print, arguments.stage, arguments.stop_after, safe_point, hooks)
+        run_stages(
+            recipe,
+            world,
+            data,
+            evaluate,
+            print,
+            only=arguments.stage,
+            stop_after=arguments.stop_after,
+            safe_point=safe_point,
+            hooks=hooks,
+            objectives=objectives,
+        )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from prealign.config.languages import with_facts
 from prealign.config.paths import ExpandedPath
 from prealign.config.running import Anomalies, Checkpoint, Log, Parallel, Watchdog
 from prealign.config.sections import Count, Fraction, Section
-from prealign.config.stages import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.texts import Language, Share
+from prealign.config.training import Align, Batch, CodeSwitch, Pretrain
 from prealign.config.translation import Translation
 from prealign.errors import UserError
 
@@ -28,6 +28,9 @@ _TAKEN = {
     "llm",
 }  # fmt: skip
 """Folders under `data.dir` beside those of languages."""
+
+
+StageName = Literal["align", "pretrain"]
 
 
 class MixturePhase(Section):
@@ -163,7 +166,7 @@ class Recipe(Section):
     """Of initial weights, order of samples, code-switching and word batches."""
     run_dir: ExpandedPath | None = None
     """Run folder; `runs/<name>` by default."""
-    stages: list[Literal["align", "pretrain"]] = ["align", "pretrain"]
+    stages: list[StageName] = ["align", "pretrain"]
     """`[pretrain]` alone is Joint Training (with `codeswitch.ratio: 0`)."""
     source_language: str = "en"
     """The language that words are translated from, and whose text is code-switched."""
@@ -230,7 +233,7 @@ class Recipe(Section):
                 )
         if self.stages not in (["align"], ["pretrain"], ["align", "pretrain"]):
             raise ValueError(f"stages: found {self.stages}; expected [align], [pretrain] or [align, pretrain]")
-        if "align" in self.stages and self.pretrain.init_from is not None:
+        if self.aligns and self.pretrain.init_from is not None:
             raise ValueError("pretrain.init_from: found a folder beside the stage 'align'; expected stages: [pretrain]")
         return self
 
@@ -257,7 +260,7 @@ class Recipe(Section):
                 "expected one of the two"
             )
         kept = self.pretrain.align_every is not None and self.pretrain.align_words_per_step is None
-        alone = "align" not in self.stages and self.pretrain.init_from is None
+        alone = not self.aligns and self.pretrain.init_from is None
         if kept and alone and self.align.coverage is not None:
             raise ValueError(
                 f"pretrain.align_every: found {self.pretrain.align_every} and align.coverage={self.align.coverage:g} "
@@ -393,22 +396,22 @@ class Recipe(Section):
         block = self.data.tokenizer.vocab_size
         return [block * (number + 1) - 1 for number in range(1 + len(self.clones))]
 
-    def at_stage(self, stage: str, ranks: int = 1) -> "Recipe":
-        """The recipe with what one of its stages trains with, with as many ``ranks`` as in `accumulation`: `batch`, and
-        in the pretrain stage `align` as its word batches have it. Raises `UserError` when `align.global_batch_size`
-        does not divide by them."""
-        if stage == "pretrain" and self.pretrain.align_every is not None:
-            kept = {"words_per_step": self.pretrain.align_words_per_step, "weight": self.pretrain.align_weight}
-            changed = {key: value for key, value in kept.items() if value is not None}
-            return self.model_copy(update={"align": self.align.model_copy(update=changed)})
+    def align_batch(self, ranks: int = 1) -> Batch:
+        """Sizes of the align stage's steps, with as many ``ranks`` as in `accumulation`. Raises `UserError` when
+        `align.global_batch_size` does not divide by them."""
         size = self.align.global_batch_size
-        if stage != "align" or size is None:
-            return self
+        if size is None:
+            return self.batch
         if size % ranks:
             raise UserError(
                 f"align: found global_batch_size={size} on {ranks} {self._who}; expected a multiple of {ranks}"
             )
-        return self.model_copy(update={"batch": Batch.over(ranks, size, self.batch.micro_batch_size)})
+        return Batch.over(ranks, size, self.batch.micro_batch_size)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the run has an align stage of its own."""
+        return "align" in self.stages
 
     @property
     def folder(self) -> Path:

@@ -21,20 +21,20 @@ _READ_TOGETHER = 64
 class MicroBatch:
     """Sequences of one forward pass on one rank, sorted by stream.
 
-    ``inputs``, ``targets``: int64 ``[rows, context]``. ``rows_per_language``: int, in the order of the streams
-    (`Recipe.sources`: languages, then their extra texts). ``words``: words that start in the rows: all, those with a
-    translation, those replaced (int64 ``[3]``).
+    ``inputs``, ``targets``: int64 ``[rows, context]``. ``sources``: the number of each row's stream, in the order of
+    `Recipe.sources` (languages, then their extra texts), int64 ``[rows]``. ``words``: words that start in the rows:
+    all, those with a translation, those replaced (int64 ``[3]``).
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
-    rows_per_language: tuple[int, ...]
+    sources: torch.Tensor
     words: torch.Tensor
 
     def pin_memory(self) -> "MicroBatch":
         """Used by the loader when it pins memory."""
         return MicroBatch(
-            self.inputs.pin_memory(), self.targets.pin_memory(), self.rows_per_language, self.words.pin_memory()
+            self.inputs.pin_memory(), self.targets.pin_memory(), self.sources.pin_memory(), self.words.pin_memory()
         )
 
 
@@ -85,7 +85,7 @@ class StageDataset(Dataset[list[MicroBatch]]):
             MicroBatch(
                 torch.from_numpy(inputs[first : first + micro_batch_size]),
                 torch.from_numpy(targets[first : first + micro_batch_size]),
-                tuple(np.bincount(language[first : first + micro_batch_size], minlength=len(self.streams)).tolist()),
+                torch.from_numpy(language[first : first + micro_batch_size].astype(np.int64)),
                 torch.from_numpy(words[first : first + micro_batch_size].sum(axis=0)),
             )
             for first in range(0, len(order), micro_batch_size)

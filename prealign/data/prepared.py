@@ -11,6 +11,7 @@ import numpy as np
 from prealign.artefacts import Artefact, open_artefact
 from prealign.config import Recipe
 from prealign.config.facts import facts_period
+from prealign.config.stage import Stage
 from prealign.config.texts import Text
 from prealign.data.contents import (
     FACTS_KIND,
@@ -53,12 +54,15 @@ class PreparedData:
     @property
     def fingerprint(self) -> str:
         """One hash over all artefacts that a run reads."""
-        return self.fingerprint_of("pretrain")
+        return self._fingerprint(extra_texts=True)
 
-    def fingerprint_of(self, stage: str) -> str:
-        """One hash over all artefacts that a stage reads: the align stage reads no extra texts."""
+    def fingerprint_of(self, stage: Stage) -> str:
+        """One hash over all artefacts that a stage reads."""
+        return self._fingerprint(stage.extra_texts)
+
+    def _fingerprint(self, extra_texts: bool) -> str:
         skipped: set[str] = set()
-        if stage == "align":
+        if not extra_texts:
             extra = self.recipe.extra_texts
             skipped = {FACTS, *extra, *(codeswitch_folder(name) for name in extra)}
         kept = {name: artefact.fingerprint for name, artefact in self.artefacts.items() if name not in skipped}

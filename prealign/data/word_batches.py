@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prealign.config.stages import Align
+from prealign.config.training import Align
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 from prealign.random_streams import mix, uniform

@@ -1,6 +1,6 @@
 """From a recipe to a DeepSpeed engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import deepspeed
@@ -15,6 +15,7 @@ from prealign.distributed.pieces import shard_of
 from prealign.distributed.tensor_parallel import autotp_config
 from prealign.distributed.world import World
 from prealign.objectives.joint import JointModel
+from prealign.objectives.terms import Objective
 
 Engine = deepspeed.DeepSpeedEngine
 """What forward, backward and the optimizer step are called on."""
@@ -59,14 +60,16 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def build_model(recipe: Recipe, world: World, initial_value: InitialValue) -> JointModel:
+def build_model(
+    recipe: Recipe, world: World, initial_value: InitialValue, objectives: Sequence[Objective] = ()
+) -> JointModel:
     """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
     group = (world.data_group or dist.group.WORLD) if world.data_ranks > 1 else None
     config = deepspeed_config(recipe, world.row_ranks)
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ refuses a second engine in a process, as every stage has one
     with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.data_group, enabled=sharded):
-        model = JointModel(recipe, group)
+        model = JointModel(recipe, group, objectives)
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             if not sharded or world.data_rank == 0:
@@ -75,10 +78,15 @@ def build_model(recipe: Recipe, world: World, initial_value: InitialValue) -> Jo
 
 
 def build_engine(
-    recipe: Recipe, world: World, initial_value: InitialValue, learning_rate: Callable[[int], float]
+    recipe: Recipe,
+    world: World,
+    initial_value: InitialValue,
+    learning_rate: Callable[[int], float],
+    objectives: Sequence[Objective] = (),
 ) -> deepspeed.DeepSpeedEngine:
-    """A model with optimizer and schedule; ``learning_rate`` maps a step (from 0) to its rate."""
-    return initialise_engine(build_model(recipe, world, initial_value), recipe, world, learning_rate)
+    """A model with optimizer and schedule; ``learning_rate`` maps a step (from 0) to its rate; ``objectives``: terms of
+    the loss beside the two of the paper."""
+    return initialise_engine(build_model(recipe, world, initial_value, objectives), recipe, world, learning_rate)
 
 
 def initialise_engine(

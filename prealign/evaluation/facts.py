@@ -96,7 +96,8 @@ def statement_nats(
             ids = torch.from_numpy(statement.astype(np.int64))
             inputs[row, 0], inputs[row, 1 : len(ids)] = end_of_document, ids[:-1]
             targets[row, : len(ids)] = ids
-        batch = MicroBatch(inputs, targets, (), torch.zeros(3, dtype=torch.int64))
+        sources, words = torch.zeros(len(part), dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+        batch = MicroBatch(inputs, targets, sources, words)
         with torch.no_grad():
             losses = model(ModelInputs(text_inputs(batch, world.device, document_ends), None))["token_losses"]
         if len(mine):

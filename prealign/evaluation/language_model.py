@@ -121,4 +121,5 @@ def _windows(tokens: np.ndarray, numbers: np.ndarray, windows: int, context: int
             part = tokens[number * stride : number * stride + context + 1].astype(np.int64)
             inputs[row, : len(part) - 1] = part[:-1]
             targets[row, : len(part) - 1] = part[1:]
-    return MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), (), torch.zeros(3, dtype=torch.int64))
+    sources, words = torch.zeros(len(numbers), dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    return MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), sources, words)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from prealign.config import Recipe
+from prealign.config.recipe import StageName
+from prealign.config.stage import STAGES
 from prealign.distributed.engine import InitialValue
 from prealign.distributed.manifest import damage, read_manifest
 from prealign.distributed.piece_files import PieceReader
@@ -17,14 +19,12 @@ from prealign.distributed.weights import Weights, read_state
 from prealign.errors import UserError
 from prealign.objectives.joint import JointModel
 
-STAGES = ("pretrain", "align")
-
 
 @dataclass(frozen=True)
 class FoundWeights:
     """Weights of one step of a run. ``origin``: the folder they are in. ``identity``: changes when its files do."""
 
-    stage: str
+    stage: StageName
     step: int
     origin: Path
     identity: str
@@ -33,14 +33,15 @@ class FoundWeights:
     """Fingerprint of the prepared data that they were trained on."""
 
 
-def find_weights(run: Path, stage: str | None = None, step: int | None = None) -> FoundWeights:
+def find_weights(run: Path, stage: StageName | None = None, step: int | None = None) -> FoundWeights:
     """The weights of a step: a checkpoint, whose hashes are checked, or the stage's final weights. Raises `UserError`.
 
     Without ``stage`` the last one that has any; without ``step`` its end, or its newest checkpoint where it is still
     training.
     """
-    stages = [stage] if stage is not None else [name for name in STAGES if _steps(run, name) or _is_finished(run, name)]
-    if not stages or not (_steps(run, stages[0]) or _is_finished(run, stages[0])):
+    names = [stage] if stage is not None else list(reversed(STAGES))
+    stages = [name for name in names if _steps(run, name) or _is_finished(run, name)]
+    if not stages:
         raise UserError(
             f"{run}: found no weights{f' of stage {stage!r}' if stage else ''}; expected {stage or 'pretrain'}/weights "
             f"or {stage or 'pretrain'}/checkpoints/step-N; give the folder of a run that has trained"

@@ -12,7 +12,7 @@ from torch import nn
 
 from prealign.config import Recipe
 from prealign.config.nli import Nli, NliData
-from prealign.config.stages import Batch
+from prealign.config.training import Batch
 from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import initialise_engine
 from prealign.distributed.world import World

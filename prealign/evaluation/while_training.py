@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe
+from prealign.config.stage import Stage
 from prealign.data.prepared import PreparedData
 from prealign.distributed.world import World
 from prealign.evaluation.facts import FactsTest
@@ -25,7 +26,7 @@ class WhileTraining:
         self._probe = Probe.build(lexicon, words, world.device) if lexicon is not None else None
         self._facts = FactsTest.of(data)
 
-    def __call__(self, model: torch.nn.Module, stage: str, step: int, finished: bool) -> dict[str, Any]:
+    def __call__(self, model: torch.nn.Module, stage: Stage, step: int, finished: bool) -> dict[str, Any]:
         """Numbers by name, the same on every rank. ``step``: steps of the stage so far; ``finished``: all of them."""
         recipe, data, world = self._recipe, self._data, self._world
         results: dict[str, Any] = {}
@@ -36,8 +37,8 @@ class WhileTraining:
                 results[f"bits_per_byte/{language}"] = measured.bits_per_byte
         if self._probe is not None:
             results["probe_cosine_layers"], results["probe_random_cosine_layers"] = aligned_cosine(model, self._probe)
-        if stage == "align" and finished:
-            results["alignment"] = alignment(Subject(recipe, data, world, model, recipe.folder, stage, step))
-        if self._facts is not None and stage == "pretrain" and recipe.facts is not None and recipe.facts.ends_at(step):
-            results |= self._facts.accuracies(model, world, recipe.facts.ended(step) or 0)
+        if stage.measures_alignment and finished:
+            results["alignment"] = alignment(Subject(recipe, data, world, model, recipe.folder, stage.name, step))
+        if self._facts is not None and stage.facts is not None and stage.facts.ends_at(step):
+            results |= self._facts.accuracies(model, world, stage.facts.ended(step) or 0)
         return results

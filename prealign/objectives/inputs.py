@@ -1,6 +1,7 @@
 """Batches -> the flat tensors that the model sees: text rows first, then words, grouped by length so that none is
 padded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +15,14 @@ from prealign.model.layout import Exchange, Group, Layout, document_numbers
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Rows of text. ``targets``: int64 ``[rows * length]``. ``rows_per_language``: the rows are sorted by language."""
+    """Rows of text. ``targets``: int64 ``[rows * length]``. ``languages``: the number of each row's language, int64
+    ``[rows]``."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     group: Group
-    rows_per_language: tuple[int, ...]
+    languages: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class WordInputs:
 class ModelInputs:
     """One forward pass.
 
-    ``text_scale``: what the summed token loss is multiplied with, a scalar tensor; None where no loss is wanted.
-    ``words_scale``: what this rank's share of the alignment loss is multiplied with.
+    ``step_targets``: positions with a target in the whole step, over all ranks, a scalar tensor; None where no loss is
+    wanted. ``passes``: forward passes of the step over all ranks, which the engine averages gradients over.
     """
 
     text: TextInputs | None
     words: WordInputs | None
-    text_scale: torch.Tensor | None = None
-    words_scale: float = 1.0
+    step_targets: torch.Tensor | None = None
+    passes: int = 1
 
     @property
     def layout(self) -> Layout:
@@ -69,10 +71,15 @@ class ModelInputs:
 
 
 def text_inputs(
-    batch: MicroBatch, device: torch.device, document_ends: list[int] | None, exchange: Exchange | None = None
+    batch: MicroBatch,
+    device: torch.device,
+    document_ends: list[int] | None,
+    exchange: Exchange | None = None,
+    language_of_source: Sequence[int] = (0,),
 ) -> TextInputs:
     """``document_ends``: end-of-document ids at which attention and positions start anew; None: they do not.
-    ``exchange``: how the ranks that share the rows attend over them; this rank takes its part of the positions."""
+    ``exchange``: how the ranks that share the rows attend over them; this rank takes its part of the positions.
+    ``language_of_source``: as in `Recipe`; by default there is one."""
     inputs, targets = batch.inputs.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
     rows, length = inputs.shape
     documents = None
@@ -84,7 +91,8 @@ def text_inputs(
         first = exchange.rank * length
         inputs, targets, positions = (part[:, first : first + length] for part in (inputs, targets, positions))
     group = Group(rows, length, documents, exchange)
-    return TextInputs(inputs.flatten(), positions.flatten(), targets.flatten(), group, batch.rows_per_language)
+    languages = torch.tensor(language_of_source)[batch.sources].to(device, non_blocking=True)
+    return TextInputs(inputs.flatten(), positions.flatten(), targets.flatten(), group, languages)
 
 
 def word_inputs(

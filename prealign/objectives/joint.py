@@ -1,9 +1,11 @@
-"""The module that is trained: its forward computes ``L_joint = lambda * sum_l L^l_align + L_LM`` (paper, Eq. 3-4).
+"""The module that is trained: its forward computes ``L_joint = lambda * sum_l L^l_align + L_LM`` (paper, Eq. 3-4), and
+what terms a user adds.
 
 Everything that touches a parameter happens inside the forward of the module that owns it, so that ZeRO-3 gathers what
 is needed, once per pass.
 """
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
@@ -12,25 +14,26 @@ from torch import nn
 
 from prealign.config import Recipe
 from prealign.config.running import Recompute
-from prealign.kernels import multilayer_infonce, pool_spans
+from prealign.kernels import pool_spans
 from prealign.model.gpt import GPT, Recomputation, Spans
+from prealign.objectives.alignment import Alignment
 from prealign.objectives.cross_entropy import linear_cross_entropy
-from prealign.objectives.inputs import ModelInputs, TextInputs, WordInputs
+from prealign.objectives.inputs import ModelInputs
+from prealign.objectives.language_model import LanguageModel
+from prealign.objectives.terms import Features, Objective, Sums
 
 
 class ModelOutputs(TypedDict):
-    """What a forward pass gives (a plain dict, in which DeepSpeed finds the tensors); entries are None where not asked
-    for.
+    """What a forward pass gives (a plain dict, in which DeepSpeed finds the tensors).
 
-    ``loss``: scalar to differentiate. ``token_losses``: nats per text token, ``[rows * length]``, 0 where there is no
-    target. ``align_losses``, ``cosines``: this rank's share per layer of the loss, ``[layers]``. ``word_vectors``:
-    ``[layers, W_local, D]``, unit length.
+    ``loss``: scalar to differentiate, None where no loss was asked for. ``sums``: what the objectives log.
+    ``token_losses``: as in `Features`. ``word_vectors``: ``[layers, W_local, D]``, unit length; None but for words
+    without relations, which are measured and not trained on.
     """
 
     loss: torch.Tensor | None
+    sums: Sums
     token_losses: torch.Tensor | None
-    align_losses: torch.Tensor | None
-    cosines: torch.Tensor | None
     word_vectors: torch.Tensor | None
 
 
@@ -63,13 +66,20 @@ def _blocks_between(mode: Recompute) -> int | None:
 
 
 class JointModel(nn.Module):
-    """GPT with its LM head and both objectives."""
+    """GPT with its LM head and the objectives."""
 
-    def __init__(self, recipe: Recipe, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, group: dist.ProcessGroup | None = None, objectives: Sequence[Objective] = ()
+    ) -> None:
+        """``group``: the ranks that a step's words are shared among. ``objectives``: terms beside the two of the
+        paper."""
         super().__init__()
-        self.config = recipe.align
         self.tied = recipe.model.tied_embeddings
-        self.group = group
+        self.objectives: tuple[Objective, ...] = (
+            LanguageModel(list(recipe.languages)),
+            Alignment(recipe.align, group),
+            *objectives,
+        )
         vocab_size, hidden_size = recipe.padded_vocab_size, recipe.model.hidden_size
         text, words = recipe.parallel.activation_checkpointing, recipe.parallel.word_activation_checkpointing
         every = Recomputation(_blocks_between(text), _blocks_between(text if words is None else words))
@@ -79,35 +89,25 @@ class JointModel(nn.Module):
             self.head.weight = self.gpt.embedding.tokens.weight  # type: ignore[assignment]
 
     def forward(self, inputs: ModelInputs) -> ModelOutputs:
-        """Losses of one micro-batch; see `ModelInputs` and `ModelOutputs`."""
-        text, words = inputs.text, inputs.words
-        outputs = ModelOutputs(loss=None, token_losses=None, align_losses=None, cosines=None, word_vectors=None)
-        hidden_states, vectors = self.gpt(inputs.cat("ids"), inputs.cat("positions"), inputs.layout, inputs.spans)
-        total, outputs["token_losses"], output_vectors = self._head(hidden_states, text, words)
-        if total is not None and inputs.text_scale is not None:
-            outputs["loss"] = total * inputs.text_scale
-        if words is None:
-            return outputs
-        if output_vectors is not None:  # tied, the output embedding is layer 0: counted once
-            vectors.append(output_vectors)
-        if words.relations is None:
-            outputs["word_vectors"] = torch.stack(vectors)
-            return outputs
-        if isinstance(self.config.layers, list):
-            vectors = [vectors[layer] for layer in self.config.layers]
-        losses, outputs["cosines"] = multilayer_infonce(
-            vectors, words.relations, self.config.tau, include_self=self.config.include_self, group=self.group
-        )
-        outputs["align_losses"] = losses.detach()
-        reduced = losses.sum() if self.config.layer_reduce == "sum" else losses.mean()
-        align = self.config.weight * inputs.words_scale * reduced
-        outputs["loss"] = align if outputs["loss"] is None else outputs["loss"] + align
+        """Loss of one micro-batch, and what to log of it."""
+        features = self._features(inputs)
+        outputs = ModelOutputs(loss=None, sums={}, token_losses=features.token_losses, word_vectors=None)
+        if inputs.words is not None and inputs.words.relations is None and features.word_vectors is not None:
+            outputs["word_vectors"] = torch.stack(features.word_vectors)
+        for objective in self.objectives:
+            term = objective(inputs, features)
+            if term is not None:
+                share = inputs.passes * term.loss
+                outputs["loss"] = share if outputs["loss"] is None else outputs["loss"] + share
+                outputs["sums"] |= term.sums
         return outputs
 
-    def _head(
-        self, hidden_states: torch.Tensor, text: TextInputs | None, words: WordInputs | None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    def _features(self, inputs: ModelInputs) -> Features:
+        text, words = inputs.text, inputs.words
+        hidden_states, vectors = self.gpt(inputs.cat("ids"), inputs.cat("positions"), inputs.layout, inputs.spans)
         ids, spans = (words.ids, words.spans) if words is not None and not self.tied else (None, None)
-        if text is None:
-            return self.head(None, None, ids, spans)
-        return self.head(hidden_states[: text.group.tokens], text.targets, ids, spans)
+        states, targets = (hidden_states[: text.group.tokens], text.targets) if text is not None else (None, None)
+        nats, token_losses, output_vectors = self.head(states, targets, ids, spans)
+        if output_vectors is not None:  # tied, the output embedding is layer 0: counted once
+            vectors.append(output_vectors)
+        return Features(states, nats, token_losses, vectors if words is not None else None)

@@ -56,7 +56,7 @@ class Training:
     @property
     def tokens(self) -> int:
         """Tokens that the stage trains on, without word batches, whose number the prepared table decides."""
-        if self.recipe.stages == ["align"]:
+        if self.recipe.aligns:
             return sum(align_plan(self.recipe).text_tokens(self.recipe).values())
         step = self.recipe.batch.global_batch_size * self.recipe.model.context
         whole = sum(tokens or 0 for tokens in budgets(self.recipe)) // step * step
@@ -172,7 +172,7 @@ def _training(
         return Training(name, config, tuple(changes), Recipe.model_validate(changed), after)
 
     after = None
-    if "align" in recipe.stages:
+    if recipe.aligns:
         aligning = {key: value for key, value in identity.items() if not key.startswith(_NOT_ALIGNING)}
         if recipe.lexicon.permute == "both":
             aligning["lexicon.permute"] = '"align"'

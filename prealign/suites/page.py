@@ -198,7 +198,7 @@ def _spent(account: Result, name: str) -> str:
 
 def _differences(recipe: Recipe) -> Table:
     """The base recipe beside the paper's main setting."""
-    model, batch, align = recipe.model, recipe.batch, recipe.at_stage("align").batch
+    model, batch, align = recipe.model, recipe.batch, recipe.align_batch()
     source = recipe.languages[recipe.source_language].tokens or 0
     targets = ", ".join(f"{recipe.languages[name].tokens or 0:,}" for name in recipe.targets)
     facts, rates = recipe.facts, recipe.pretrain

@@ -1,11 +1,12 @@
 """Speed and memory of training steps, stage by stage, with the time of their parts."""
 
+import itertools
 import math
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,9 +16,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from prealign.config import Recipe
+from prealign.config.recipe import StageName
+from prealign.config.stage import Stage, stage_of
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
-from prealign.data.word_batches import WordBatch, WordBatches
+from prealign.data.word_batches import WordBatch
 from prealign.distributed.engine import Engine, build_engine
 from prealign.distributed.pieces import parameter_shapes
 from prealign.distributed.world import World
@@ -29,12 +32,13 @@ from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.step import take_step
+from prealign.training.words import word_batches
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
 
 def benchmark(
-    recipe: Recipe, world: World, data: PreparedData | None, stages: list[str], steps: int, warmup: int
+    recipe: Recipe, world: World, data: PreparedData | None, names: Sequence[StageName], steps: int, warmup: int
 ) -> dict[str, Any]:
     """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes. Both
     stages are measured with the sizes of `batch`, whatever `align.global_batch_size` says.
@@ -60,24 +64,24 @@ def benchmark(
         "peak_tflops_per_device": peak,
         "stages": {},
     }
-    for stage in stages:
-        if stage == "pretrain" and recipe.parallel.compile:
+    for stage in [stage_of(recipe, name) for name in names]:
+        if stage.compile:
             engine.compile()
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        source = _real(recipe, world, data, stage) if data is not None else _synthetic(recipe, world, stage)
+        source = _real(stage, world, data) if data is not None else _synthetic(stage, world)
         for _ in range(warmup):
-            _step(engine, recipe, world, source, synchronise=False)
+            _step(engine, stage.recipe, world, source, synchronise=False)
         _synchronise(world)
         began = time.perf_counter()
-        measured = [_step(engine, recipe, world, source, synchronise=False) for _ in range(steps)]
+        measured = [_step(engine, stage.recipe, world, source, synchronise=False) for _ in range(steps)]
         _synchronise(world)
         seconds = (time.perf_counter() - began) / steps
-        parts = _step(engine, recipe, world, source, synchronise=True).seconds
-        record["stages"][stage] = _summary(recipe, world, measured, seconds, parts, peak)
+        parts = _step(engine, stage.recipe, world, source, synchronise=True).seconds
+        record["stages"][stage.name] = _summary(stage.recipe, world, measured, seconds, parts, peak)
         if world.device.type == "cuda":
-            record["stages"][stage]["kernel_seconds"] = _kernel_seconds(
-                partial(_step, engine, recipe, world, source, synchronise=False)
+            record["stages"][stage.name]["kernel_seconds"] = _kernel_seconds(
+                partial(_step, engine, stage.recipe, world, source, synchronise=False)
             )
     return record
 
@@ -130,11 +134,10 @@ def _summary(
     peak: float | None,
 ) -> dict[str, Any]:
     """``total``: seconds of a step; ``parts``: those of the parts of one step."""
-    words = measured[0].words
     tokens = recipe.batch.global_batch_size * recipe.model.context
     flops = tokens * text_token_flops(recipe)
     flops += statistics.mean(step.word_tokens for step in measured) * word_token_flops(recipe)
-    flops += infonce_flops(recipe, words) if words else 0.0
+    flops += statistics.mean(infonce_flops(recipe, step.words) for step in measured)
     rate = flops / total / world.ranks / 1e12
     if world.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 1e9
@@ -144,26 +147,27 @@ def _summary(
         "seconds_per_step": total,
         "seconds": {part: parts[part] for part in PARTS},
         "tokens_per_second": tokens / total,
-        "words_per_step": words,
+        "words_per_step": statistics.mean(step.words for step in measured),
         "tflops_per_device": rate,
         "mfu": rate / peak if peak else None,
         "peak_memory_gb": memory,
     }
 
 
-def _synthetic(recipe: Recipe, world: World, stage: str) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
+def _synthetic(stage: Stage, world: World) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
     """Random tokens; words in pairs of translations, one to four tokens each."""
+    recipe = stage.recipe
     generator = torch.Generator().manual_seed(world.row_rank)
     rows, context = recipe.batch.micro_batch_size, recipe.model.context
     shared = torch.Generator().manual_seed(0)  # every rank sees the same words
-    while True:
+    for step in itertools.count():
         micro = []
         for _ in range(recipe.accumulation(world.row_ranks)):
             tokens = torch.randint(0, recipe.vocab_size, (rows, context + 1), generator=generator)
-            counts = (rows,) + (0,) * (len(recipe.languages) - 1)
-            micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), counts, torch.zeros(3)))
+            sources, words_seen = torch.zeros(rows, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+            micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), sources, words_seen))
         words = None
-        if stage == "align":
+        if stage.words is not None and step % stage.words.every == 0:
             assert recipe.align.words_per_step is not None
             count = recipe.align.words_per_step // 2 * 2
             lengths = torch.randint(1, 5, (count,), generator=shared)
@@ -180,11 +184,10 @@ def _pairs(count: int) -> Relations:
     return Relations(csr(rows, rows ^ 1, count), csr(nothing, nothing, count), torch.full((count,), 1.0 / count))
 
 
-def _real(
-    recipe: Recipe, world: World, data: PreparedData, stage: str
-) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
-    plan = align_plan(recipe) if stage == "align" else pretrain_plan(recipe, Account.empty(recipe))
-    dataset = StageDataset(data.streams(stage == "pretrain"), plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
+def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
+    recipe = stage.recipe
+    plan = align_plan(recipe) if stage.name == "align" else pretrain_plan(recipe, Account.empty(recipe))
+    dataset = StageDataset(data.streams(stage.code_switch), plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
     batches = micro_batches(
         dataset,
         global_batch_size=recipe.batch.global_batch_size,
@@ -196,11 +199,10 @@ def _real(
         workers=recipe.loader_workers,
         pin_memory=world.device.type == "cuda",
     )
-    words = None
-    if stage == "align" and data.lexicon is not None:
-        words = WordBatches(data.lexicon, recipe.align, int(mix(recipe.seed, Draw.WORD_BATCHES)))
+    words = word_batches(stage, data) if stage.words is not None and data.lexicon is not None else None
+    word_steps = stage.word_steps(plan.steps)
     for step, micro in enumerate(batches):
-        yield micro, words.batch(step) if words is not None else None
+        yield micro, words.batch(step) if words is not None and step in word_steps else None
 
 
 def _processor() -> str:

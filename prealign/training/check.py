@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from prealign.config import Recipe
+from prealign.config.stage import Stage, align_stage, pretrain_stage, stage_of
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import table_rows
 from prealign.distributed.world import row_ranks
@@ -28,41 +29,37 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
     parallel = recipe.parallel
     groups = row_ranks(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
-    for stage in recipe.stages:
-        _say_step(stage, recipe.at_stage(stage, groups), groups, ranks, say)
+    for name in recipe.stages:
+        _say_step(stage_of(recipe, name, groups), groups, ranks, say)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
-    if "align" in recipe.stages:
+    if recipe.aligns:
         plan = align_plan(recipe)
-        consumed = Account(plan.text_tokens(recipe), word_tokens(recipe, data, plan), plan.steps)
-        _say_plan(recipe, data, plan, consumed.words, say)
-        _say_coverage(recipe, data, plan, consumed.words, say)
+        words = _say_plan(align_stage(recipe), data, plan, say)
+        consumed = Account(plan.text_tokens(recipe), words, plan.steps)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
         say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
     if "pretrain" in recipe.stages:
-        plan = pretrain_plan(recipe, consumed)
-        words = word_tokens(recipe, data, plan)
-        _say_plan(recipe, data, plan, words, say)
-        if plan.word_steps(recipe):
-            _say_coverage(recipe, data, plan, words, say)
+        _say_plan(pretrain_stage(recipe), data, pretrain_plan(recipe, consumed), say)
     say("all checks passed; nothing was trained")
 
 
-def _say_step(stage: str, recipe: Recipe, groups: int, ranks: int, say: Callable[[str], None]) -> None:
+def _say_step(stage: Stage, groups: int, ranks: int, say: Callable[[str], None]) -> None:
+    recipe = stage.recipe
     batch, context = recipe.batch, recipe.model.context
     accumulation = recipe.accumulation(groups)
     say(
-        f"{stage}: a step is {batch.global_batch_size * context:,} tokens = {batch.micro_batch_size} sequences x "
+        f"{stage.name}: a step is {batch.global_batch_size * context:,} tokens = {batch.micro_batch_size} sequences x "
         f"{context} tokens x {accumulation} micro-batches x "
         + (f"{ranks} ranks" if groups == ranks else f"{groups} groups of {ranks // groups} ranks")
     )
 
 
-def _say_plan(
-    recipe: Recipe, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
-) -> None:
-    say(f"{plan.stage}: {plan.steps:,} steps")
+def _say_plan(stage: Stage, data: PreparedData, plan: StagePlan, say: Callable[[str], None]) -> dict[str, int]:
+    """Returns the tokens of the stage's word batches, per language."""
+    recipe, words = stage.recipe, word_tokens(stage, data, plan.steps)
+    say(f"{stage.name}: {plan.steps:,} steps")
     for (name, tokens), stream in zip(plan.source_tokens(recipe).items(), data.streams(code_switch=False)):
         from_words = f" + {words[name]:,} of words" if words.get(name) else ""
         epochs = tokens / recipe.model.context / stream.windows
@@ -74,21 +71,24 @@ def _say_plan(
         total = sum(stretch.counts)
         shares = [f"{name} {100 * n / total:.4g} % ({n:,})" for name, n in zip(recipe.sources, stretch.counts) if n]
         say(f"  steps {stretch.first_step:,} to {stretch.end_step:,}, {total:,} samples: {', '.join(shares)}")
+    if stage.words is not None:
+        _say_coverage(stage, data, plan, words, say)
+    return words
 
 
 def _say_coverage(
-    recipe: Recipe, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
+    stage: Stage, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
 ) -> None:
     """How often the stage draws a word of the table, and what its word batches cost beside the text of the run."""
-    batches, steps = word_batches(recipe, data, plan.stage), plan.word_steps(recipe)
-    rows, aligning = table_rows(batches.lexicon, recipe.align.max_translations), recipe.at_stage(plan.stage)
-    per_step = min(aligning.align.words_per_step or 0, rows)
+    recipe, batches, steps = stage.recipe, word_batches(stage, data), stage.word_steps(plan.steps)
+    rows = table_rows(batches.lexicon, recipe.align.max_translations)
+    per_step = min(recipe.align.words_per_step or 0, rows)
     entries, share = batches.draws_per_step()
     drawn = share * len(steps)
     counts = batches.lexicon.counts[entries]
     all_words = data.artefacts["lexicon"].facts["source_occurrences"]
     text = sum(tokens or 0 for tokens in budgets(recipe)) or (recipe.mixture.tokens or 0)
-    extra = sum(words.values()) * word_token_flops(recipe) + len(steps) * infonce_flops(aligning, per_step)
+    extra = sum(words.values()) * word_token_flops(recipe) + len(steps) * infonce_flops(recipe, per_step)
     say(
         f"  words: {rows:,} in the table, {per_step:,} in each of {len(steps):,} steps; a source word is drawn "
         f"{drawn.mean():.2f} times on average (median {np.median(drawn):.2f}, the rarest {drawn.min():.2f}); those "
@@ -96,7 +96,7 @@ def _say_coverage(
         f"running text"
     )
     say(f"  word batches: {100 * extra / (text * text_token_flops(recipe)):.2g} % of the FLOPs of the run's text")
-    if plan.stage == "align" and drawn.mean() < 1:
+    if stage.name == "align" and drawn.mean() < 1:
         enough = min(rows, math.ceil(_ENOUGH * rows / len(steps)))
         say(
             f"  warning: words are drawn {drawn.mean():.2f} times on average, too seldom to be aligned ({_ENOUGH} are "

@@ -3,26 +3,28 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from prealign.config.recipe import StageName
+from prealign.config.stage import STAGES
 from prealign.files import write_atomically
-
-STAGES = ("align", "pretrain")
 
 
 class MetricsLog:
     """Rows of one run; only the first rank has one. Each row names its ``kind`` (train, eval), stage and step."""
 
-    def __init__(self, folder: Path, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, tensorboard: bool, align_layers: Literal["all"] | list[int]) -> None:
+        """``align_layers``: the layers that lists of the alignment loss are about."""
         self.path = folder / "metrics.jsonl"
         self._folder = folder
         self._tensorboard = tensorboard
+        self._align_layers = None if align_layers == "all" else align_layers
         self._writers: dict[str, Any] = {}
 
-    def cut(self, stage: str, step: int, evaluated: bool = True) -> None:
+    def cut(self, stage: StageName, step: int, evaluated: bool = True) -> None:
         """Drop the rows past a checkpoint: later steps of ``stage`` and all later stages, and the evaluation at
         ``step`` when the checkpoint was written before it (not ``evaluated``)."""
         if not self.path.is_file():
@@ -46,10 +48,8 @@ class MetricsLog:
         if self._tensorboard:
             writer = self._writer(row["stage"], row["step"])
             for name, value in row.items():
-                if name == "align_layers":
-                    continue
                 if isinstance(value, list):
-                    chosen = row.get("align_layers") if name.startswith("align_") else None
+                    chosen = self._align_layers if name.startswith("align_") else None
                     for layer, item in zip(chosen or range(len(value)), value):
                         writer.add_scalar(f"{name}/{layer:02d}", item, row["step"])
                 elif isinstance(value, int | float) and name != "step":

@@ -54,7 +54,6 @@ class Account:
 class StagePlan:
     """One stage: its share of the sample stream and its optimizer steps."""
 
-    stage: str
     mixture: Mixture
     steps: int
 
@@ -62,11 +61,6 @@ class StagePlan:
     def global_batch_size(self) -> int:
         """Sequences of one step."""
         return self.mixture.samples // self.steps
-
-    def word_steps(self, recipe: Recipe) -> range:
-        """The steps that take a word batch."""
-        every = 1 if self.stage == "align" else recipe.pretrain.align_every
-        return range(0, self.steps, every) if every is not None else range(0)
 
     def source_tokens(self, recipe: Recipe) -> dict[str, int]:
         """Text tokens of the whole stage per source (`Recipe.sources`)."""
@@ -95,7 +89,7 @@ def align_plan(recipe: Recipe) -> StagePlan:
     else:
         run_steps = _whole_steps(recipe, sum(count or 0 for count in windows))
         shares = [count or 0 for count in windows]
-    align_batch = recipe.at_stage("align").batch.global_batch_size
+    align_batch = recipe.align_batch().global_batch_size
     steps = max(1, round(recipe.align.fraction * run_steps * batch / align_batch))
     for number, (name, source) in enumerate(recipe.sources.items()):
         if name not in recipe.languages or source.active is not None:
@@ -107,7 +101,7 @@ def align_plan(recipe: Recipe) -> StagePlan:
         )
     counts = apportion(steps * align_batch, shares)
     key = int(mix(recipe.seed, Draw.SAMPLE_ORDER, 0))
-    return StagePlan("align", Mixture((Phase(tuple(counts), (0,) * len(counts), key),)), steps)
+    return StagePlan(Mixture((Phase(tuple(counts), (0,) * len(counts), key),)), steps)
 
 
 def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
@@ -147,7 +141,7 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
             )
     before = tuple(consumed.text[name] // context if name in recipe.languages else 0 for name in recipe.sources)
     stretches = allocate(_supplies(recipe, windows), steps, batch)
-    return StagePlan("pretrain", _mixture(recipe, stretches, before), steps)
+    return StagePlan(_mixture(recipe, stretches, before), steps)
 
 
 def stretches_of(plan: StagePlan) -> list[Stretch]:

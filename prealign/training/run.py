@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe, dump_recipe, load_recipe
+from prealign.config.recipe import StageName
 from prealign.config.running import Parallel
+from prealign.config.stage import STAGES, Stage, align_stage, stage_of
 from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import InitialValue
 from prealign.distributed.weights import Weights, read_state
@@ -17,6 +19,7 @@ from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.model.initialisation import initial_value
+from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
@@ -55,48 +58,54 @@ def run_stages(
     data: PreparedData,
     evaluate: Evaluate,
     say: Callable[[str], None],
-    only: str | None = None,
+    only: StageName | None = None,
     stop_after: int | None = None,
     safe_point: Callable[[], None] = lambda: None,
     hooks: Sequence[Hook] = (),
+    objectives: Sequence[Objective] = (),
 ) -> None:
     """Train what is not trained yet.
 
     ``only``: run this stage alone. ``stop_after``: leave every stage after as many steps, as an interruption would.
     ``say`` gets lines for the user, on the first rank. ``safe_point`` is called before every forward pass, on all
-    ranks, and may raise `Interrupted` on all of them. ``hooks`` are called after every step.
+    ranks, and may raise `Interrupted` on all of them. ``hooks`` are called after every step. ``objectives`` are terms
+    of the loss beside the two of the paper.
     """
     coverage = recipe.align.coverage
-    recipe = with_words_per_step(recipe, data, recipe.stages if only is None else [only])
+    names = recipe.stages if only is None else [only]
+    recipe = with_words_per_step(recipe, data, names)
     folder = recipe.folder
-    stages: list[str] = [
-        stage for stage in (recipe.stages if only is None else [only]) if read_state(folder / stage / "weights") is None
-    ]
+    left = [name for name in names if read_state(folder / name / "weights") is None]
+    stages = [stage_of(recipe, name, world.row_ranks) for name in left]
     for stage in stages:
-        recipe.at_stage(stage, world.row_ranks).accumulation(world.row_ranks)
-    if only is None and recipe.stages == ["align", "pretrain"] and finished_account(recipe).steps == 0:
+        stage.recipe.accumulation(world.row_ranks)
+    if left == list(STAGES):
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
     with only_run(world, folder, say) if stages else contextlib.nullcontext():
         world.on_first(lambda: _claim(recipe, folder, coverage))
         check_writable(folder, world.rank)
-        log = MetricsLog(folder, recipe.log.tensorboard) if world.is_first else None
+        log = MetricsLog(folder, recipe.log.tensorboard, recipe.align.layers) if world.is_first else None
         try:
             for stage in stages:
                 context = StageContext(
-                    recipe, world, data, folder / stage, log, evaluate, stop_after, safe_point, tuple(hooks)
+                    stage,
+                    world,
+                    data,
+                    folder / stage.name,
+                    log,
+                    evaluate,
+                    stop_after,
+                    safe_point,
+                    tuple(hooks),
+                    tuple(objectives),
                 )
-                if stage == "align":
-                    initial, consumed = _fresh(recipe), Account.empty(recipe)
-                    plan = align_plan(recipe)
-                else:
-                    initial, consumed = pretrain_start(recipe, data)
-                    plan = pretrain_plan(recipe, consumed)
+                initial, consumed, plan = _start(stage, recipe, data)
                 if not _run_with_rollbacks(context, plan, initial, consumed):
                     if world.is_first:
                         say(
-                            f"stopped: {stage} after {stop_after} of {plan.steps} steps; the same command goes on from "
-                            f"there"
+                            f"stopped: {stage.name} after {stop_after} of {plan.steps} steps; the same command goes on "
+                            f"from there"
                         )
                     return
         finally:
@@ -109,6 +118,14 @@ def run_stages(
             say(f"finished: {folder} ({account.text_tokens:,} tokens of text{beside} in {account.steps} steps)")
 
 
+def _start(stage: Stage, recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Account, StagePlan]:
+    """What a stage starts from: weights, what the run has consumed before it, and its plan."""
+    if stage.name == "align":
+        return _fresh(recipe), Account.empty(recipe), align_plan(recipe)
+    initial, consumed = pretrain_start(recipe, data)
+    return initial, consumed, pretrain_plan(recipe, consumed)
+
+
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:
     """A stage, again from its last checkpoint as often as it asks for that."""
     while True:
@@ -118,8 +135,8 @@ def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: Initial
 
 def finished_account(recipe: Recipe) -> Account:
     """What the run's last finished stage had consumed."""
-    for stage in ("pretrain", "align"):
-        state = read_state(recipe.folder / stage / "weights")
+    for name in reversed(STAGES):
+        state = read_state(recipe.folder / name / "weights")
         if state is not None:
             return Account(state["text"], state["words"], state["steps"], state.get("targets", {}))
     return Account.empty(recipe)
@@ -127,7 +144,7 @@ def finished_account(recipe: Recipe) -> Account:
 
 def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Account]:
     """Initial weights of the pretrain stage and what the align stage before it has consumed."""
-    if "align" in recipe.stages:
+    if recipe.aligns:
         origin = recipe.folder
     elif recipe.pretrain.init_from is not None:
         origin = recipe.pretrain.init_from
@@ -141,7 +158,7 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
         raise UserError(
             f"{folder}: aligned for languages {list(state['text'])}; the recipe has {list(recipe.languages)}"
         )
-    if state["data"] != data.fingerprint_of("align") and not recipe.checkpoint.allow_changed_data:
+    if state["data"] != data.fingerprint_of(align_stage(recipe)) and not recipe.checkpoint.allow_changed_data:
         raise UserError(
             f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir, or set "
             f"checkpoint.allow_changed_data=true"
@@ -195,7 +212,7 @@ def comparable(recipe: Recipe) -> dict[str, str]:
             flat[prefix] = json.dumps(value)
 
     values = recipe.model_dump(mode="json", exclude=_MAY_CHANGE)
-    if "align" not in recipe.stages and recipe.pretrain.align_every is None:
+    if not recipe.aligns and recipe.pretrain.align_every is None:
         del values["align"]
     walk("", values)
     return flat

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from prealign.config.stages import Schedule
+from prealign.config.training import Schedule
 
 
 def learning_rate(schedule: Schedule, steps: int) -> Callable[[int], float]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from prealign.config import Recipe
+from prealign.config.stage import Stage
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatch
@@ -18,6 +19,7 @@ from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
 from prealign.evaluation.aligned import alignment_lines
+from prealign.objectives.terms import Objective
 from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.clock import Clock, Throughput
@@ -29,7 +31,7 @@ from prealign.training.space import check_space, has_room
 from prealign.training.step import StepSums, take_step
 from prealign.training.words import word_batches
 
-Evaluate = Callable[[torch.nn.Module, str, int, bool], dict[str, Any]]
+Evaluate = Callable[[torch.nn.Module, Stage, int, bool], dict[str, Any]]
 """Measures a model in a stage, after so many steps, which are all of them or not; all ranks call it, and it returns the
 same numbers on each."""
 
@@ -41,7 +43,7 @@ Hook = Callable[["StageRun", StepSums], None]
 class StageContext:
     """What a stage works with."""
 
-    recipe: Recipe
+    stage: Stage
     world: World
     data: PreparedData
     folder: Path
@@ -55,6 +57,8 @@ class StageContext:
     """Called on all ranks before every forward pass; may raise `Interrupted` on all of them."""
     hooks: tuple[Hook, ...] = ()
     """Called after `StageRun`'s own."""
+    objectives: tuple[Objective, ...] = ()
+    """Terms of the loss beside the two of the paper."""
 
 
 @dataclass
@@ -93,16 +97,17 @@ class StepBatch:
 
 class StageRun:
     """A stage that is being trained; every rank makes one. Hooks read its public attributes: ``context``, ``plan`` and
-    ``world`` are what it was made with, ``recipe`` is the stage's, ``progress`` says where it stands, ``rate`` maps a
-    step to its learning rate, ``display`` has `say` for the terminal."""
+    ``world`` are what it was made with, ``stage`` and ``recipe`` what it trains with, ``progress`` says where it
+    stands, ``rate`` maps a step to its learning rate, ``display`` has `say` for the terminal."""
 
     def __init__(self, context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> None:
         """``consumed``: what the run spent before this stage."""
-        world, stage = context.world, plan.stage
+        world, stage = context.world, context.stage
         self.context = context
         self.plan = plan
         self.world = world
-        self.recipe = context.recipe.at_stage(stage, world.row_ranks)
+        self.stage = stage
+        self.recipe = stage.recipe
         self.last = min(plan.steps, context.stop_after or plan.steps)
         """Steps after which the stage is left."""
         self.hooks: list[Hook] = [
@@ -121,30 +126,30 @@ class StageRun:
         if found is not None:
             _check_data(found, self._identity["data"], self.recipe)
         self.progress = Progress.after(found, list(self.recipe.languages))
-        self.display = Display(stage, plan.steps, self.step, enabled=world.is_first)
+        self.display = Display(stage.name, plan.steps, self.step, enabled=world.is_first)
         self._new_targets = torch.zeros(len(self.progress.targets), dtype=torch.float64, device=world.device)
         self._save_due = False
         world.on_first(lambda: check_space(self.recipe, context.folder))
 
         # --- engine ---
-        self.rate = learning_rate(self.recipe.align if stage == "align" else self.recipe.pretrain, plan.steps)
+        self.rate = learning_rate(stage.schedule, plan.steps)
         self.engine = self._build_engine(initial_value, found)
 
         # --- data ---
         self._dataset = StageDataset(
-            context.data.streams(code_switch=stage == "pretrain"),
+            context.data.streams(stage.code_switch),
             plan.mixture,
             int(mix(self.recipe.seed, Draw.WINDOW_ORDER)),
         )
         self._micro = self._micro_batches()
-        self._word_steps = plan.word_steps(self.recipe)
-        self._words = word_batches(self.recipe, context.data, stage) if self._word_steps else None
+        self._word_steps = stage.word_steps(plan.steps)
+        self._words = word_batches(stage, context.data) if stage.words is not None else None
         tokens_per_step = self.recipe.batch.global_batch_size * self.recipe.model.context
         self.throughput = Throughput(tokens_per_step, self.progress.step)
 
         if context.log is not None:
             at = self.progress.step if found is not None else -1
-            context.log.cut(stage, at, self.progress.evaluated == self.progress.step)
+            context.log.cut(stage.name, at, self.progress.evaluated == self.progress.step)
         display = self.display  # the guard does not hold this object, which holds it
         self.guard = AnomalyGuard(
             self.recipe,
@@ -154,7 +159,7 @@ class StageRun:
             folder=context.folder,
             step=self.progress.step,
             state=found.state.get("anomalies") if found is not None else None,
-            say=lambda line: display.say(f"{stage}: {line}"),
+            say=lambda line: display.say(f"{stage.name}: {line}"),
         )
 
     @property
@@ -203,7 +208,7 @@ class StageRun:
     def advance(self, batch: StepBatch, sums: StepSums) -> None:
         """A step has been made."""
         self.progress.step += 1
-        self._new_targets += sums.targets
+        self._new_targets += torch.stack([sums.count(f"lm_loss/{name}") for name in self.progress.targets])
         if batch.words is not None:
             for name, count in batch.words.tokens_per_language().items():
                 self.progress.words[name] += count
@@ -224,12 +229,12 @@ class StageRun:
         if not self._evaluation_due():
             return
         self.engine.eval()
-        results = self.context.evaluate(self.engine, self.plan.stage, self.step, self.step == self.plan.steps)
+        results = self.context.evaluate(self.engine, self.stage, self.step, self.step == self.plan.steps)
         self.engine.train()
         if self.context.log is not None:
             self.context.log.write(self._place("eval") | results)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
-            self.display.say(f"{self.plan.stage} {self.step}: {shown}")
+            self.display.say(f"{self.stage.name} {self.step}: {shown}")
             for line in alignment_lines(results.get("alignment", {})):
                 self.display.say(line)
         self.progress.evaluated = self.step
@@ -267,11 +272,11 @@ class StageRun:
         self.throughput.restart(progress.step)
 
     def _place(self, kind: str) -> dict[str, Any]:
-        return {"kind": kind, "stage": self.plan.stage, "step": self.step, "tokens": self.spent.tokens}
+        return {"kind": kind, "stage": self.stage.name, "step": self.step, "tokens": self.spent.tokens}
 
     def _evaluation_due(self) -> bool:
-        step, facts = self.step, self.recipe.facts
-        period_ends = self.plan.stage == "pretrain" and facts is not None and facts.ends_at(step)
+        step, facts = self.step, self.stage.facts
+        period_ends = facts is not None and facts.ends_at(step)
         regular = step % self.recipe.evaluation.every == 0
         return self.progress.evaluated != step and (regular or step == self.last or period_ends)
 
@@ -282,10 +287,10 @@ class StageRun:
         self._new_targets.zero_()
 
     def _build_engine(self, initial_value: InitialValue, found: Checkpoint | None) -> Engine:
-        engine = build_engine(self.recipe, self.world, initial_value, self.rate)
+        engine = build_engine(self.recipe, self.world, initial_value, self.rate, self.context.objectives)
         if found is not None:
             self._checkpoints.load(engine, found)
-        if self.recipe.parallel.compile and self.plan.stage == "pretrain":
+        if self.stage.compile:
             engine.compile()
         safe_point = self.context.safe_point
         engine.register_forward_pre_hook(lambda module, arguments: safe_point())
@@ -308,7 +313,7 @@ class StageRun:
     @contextmanager
     def _left_in_order(self) -> Iterator[None]:
         """An interruption leaves a checkpoint of the last whole step; a rollback frees the engine."""
-        stage = self.plan.stage
+        stage = self.stage.name
         try:
             yield
             self._checkpoints.wait()
@@ -331,7 +336,7 @@ class StageRun:
         finished = self.step == self.plan.steps
         if finished:
             self._count_targets()
-            state = {"stage": self.plan.stage} | asdict(self.spent) | self._identity
+            state = {"stage": self.stage.name} | asdict(self.spent) | self._identity
             save_weights(self.engine, self.world, self.context.folder / "weights", state)
         self.engine.destroy()
         return finished

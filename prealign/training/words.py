@@ -4,22 +4,24 @@ import math
 from collections.abc import Sequence
 
 from prealign.config import Recipe, load_recipe
+from prealign.config.stage import Stage
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatches, table_rows
 from prealign.errors import UserError
-from prealign.random_streams import Draw, mix
-from prealign.training.plan import StagePlan, align_plan
+from prealign.training.plan import align_plan
 
 
-def word_batches(recipe: Recipe, data: PreparedData, stage: str = "align") -> WordBatches:
-    """What a stage draws its words from. Raises `UserError` where there are no translations."""
+def word_batches(stage: Stage, data: PreparedData) -> WordBatches:
+    """What a stage draws its words from. Raises `UserError` where there are no translations, and `ValueError` where it
+    has no word batches."""
+    if stage.words is None:
+        raise ValueError(f"the {stage.name} stage has no word batches")
     if data.lexicon is None:
-        key = "stages: found 'align'" if stage == "align" else "pretrain.align_every: found a number"
         raise UserError(
-            f"{key} without translations; expected dictionaries (languages.*.dictionaries) or a clone language"
+            f"{stage.words.asked_for} without translations; expected dictionaries (languages.*.dictionaries) or a "
+            f"clone language"
         )
-    seed = mix(recipe.seed, Draw.WORD_BATCHES) if stage == "align" else mix(recipe.seed, Draw.WORD_BATCHES, 1)
-    return WordBatches(data.lexicon, recipe.at_stage(stage).align, int(seed))
+    return WordBatches(data.lexicon, stage.recipe.align, stage.words.seed)
 
 
 def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str] | None = None) -> Recipe:
@@ -32,7 +34,7 @@ def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str
     align, origin = recipe.align, recipe.pretrain.init_from
     if align.coverage is None or data.lexicon is None:
         return recipe
-    if "align" in (stages or recipe.stages):
+    if recipe.aligns if stages is None else "align" in stages:
         rows = table_rows(data.lexicon, align.max_translations)
         words = max(2, min(rows, math.ceil(align.coverage * rows / align_plan(recipe).steps)))
     elif origin is not None and (origin / "recipe.yaml").is_file():
@@ -42,13 +44,13 @@ def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str
     return recipe.model_copy(update={"align": align.model_copy(update={"coverage": None, "words_per_step": words})})
 
 
-def word_tokens(recipe: Recipe, data: PreparedData, plan: StagePlan) -> dict[str, int]:
-    """Tokens of a stage's word batches, per language. Raises `UserError`."""
-    totals = dict.fromkeys(recipe.languages, 0)
-    if not (steps := plan.word_steps(recipe)):
+def word_tokens(stage: Stage, data: PreparedData, steps: int) -> dict[str, int]:
+    """Tokens of a stage's word batches in so many steps, per language. Raises `UserError`."""
+    totals = dict.fromkeys(stage.recipe.languages, 0)
+    if stage.words is None:
         return totals
-    batches = word_batches(recipe, data, plan.stage)
-    for step in steps:
+    batches = word_batches(stage, data)
+    for step in stage.word_steps(steps):
         for name, count in batches.batch(step).tokens_per_language().items():
             totals[name] += count
     return totals

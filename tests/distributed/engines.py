@@ -90,7 +90,8 @@ def train(engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first
             0, recipe.vocab_size, (BATCH, recipe.model.context + 1), generator=torch.Generator().manual_seed(step)
         )
         mine = rows.chunk(world.row_ranks)[world.row_rank].split(1)
-        micro = [MicroBatch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), (1, 0), torch.zeros(3)) for row in mine]
+        source, words = torch.zeros(1, dtype=torch.int64), torch.zeros(3)
+        micro = [MicroBatch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), source, words) for row in mine]
         losses.append(take_step(engine, recipe, world, micro, None, Clock()).row()["lm_loss"])
     return losses
 

@@ -149,8 +149,8 @@ def test_what_is_read_is_known_and_passes_to_a_perfectly_aligned_language(recipe
     ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(part) for part in written], True, padding_value=-100)
     start = torch.full((len(ids), 1), 599)
     inputs = torch.cat((start, ids[:, :-1].clamp(min=0)), dim=1)
-    batch = MicroBatch(inputs, ids, (), torch.zeros(3))
-    text = ModelInputs(text_inputs(batch, ONE.device, None), None, torch.tensor(1 / 500))
+    batch = MicroBatch(inputs, ids, torch.zeros(len(ids), dtype=torch.int64), torch.zeros(3))
+    text = ModelInputs(text_inputs(batch, ONE.device, None), None, torch.tensor(500))
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(150):
         optimizer.zero_grad()

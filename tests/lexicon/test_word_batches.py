@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prealign.config.stages import Align
+from prealign.config.training import Align
 from prealign.data.word_batches import WordBatches
 from prealign.kernels.relations import edges
 from prealign.lexicon.compiled import FORMS, CompiledLexicon

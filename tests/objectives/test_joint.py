@@ -80,11 +80,11 @@ def test_loss_and_gradient_of_a_step(data_dir: Path, align: dict, model: dict) -
 
     trained = model_of(recipe)
     targets = sum(int((batch.targets != IGNORED).sum()) for batch in batches)
-    scale = torch.tensor(len(batches) / targets)
     total = torch.zeros((), dtype=torch.float64)
     for number, batch in enumerate(batches):
         shared = word_inputs(words, 0, 1, CPU) if number == 0 else None
-        outputs = trained(ModelInputs(text_inputs(batch, CPU, None), shared, scale.double(), len(batches)))
+        text = text_inputs(batch, CPU, None, language_of_source=recipe.language_of_source)
+        outputs = trained(ModelInputs(text, shared, torch.tensor(targets), len(batches)))
         total = total + outputs["loss"] / len(batches)  # as the engine does
     got = torch.autograd.grad(total, list(trained.parameters()))
 

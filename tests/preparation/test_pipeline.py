@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from prealign.config import Recipe
+from prealign.config.stage import align_stage
 from prealign.data.contents import SPLITS
 from prealign.data.loader import StageDataset
 from prealign.data.mixture import Mixture
@@ -234,7 +235,7 @@ def test_extra_texts(tmp_path: Path, recipe: Recipe) -> None:
     assert [line.split()[0] for line in prepared(with_facts)] == ["kept"] * 3 + ["built"] * 2 + ["kept"] * 5 + ["built"]
     data = open_data(with_facts)
     data.verify()
-    assert data.fingerprint_of("align") == open_data(recipe).fingerprint
+    assert data.fingerprint_of(align_stage(recipe)) == open_data(recipe).fingerprint
     assert data.fingerprint != open_data(recipe).fingerprint
     english, clone = data.streams(code_switch=True)[2:]
     whole = "The Zorblax lives in Bath.<|endoftext|>Catherine was born in the abbey.<|endoftext|>"
@@ -243,7 +244,7 @@ def test_extra_texts(tmp_path: Path, recipe: Recipe) -> None:
     assert english.windows == -(-len(english.store) // 32)
     dataset = StageDataset(data.streams(code_switch=True), pretrain_mixture(with_facts), seed=3)
     (batch,) = dataset[dataset.locate(np.arange(dataset.phase.samples)), dataset.phase.samples]
-    rows = np.split(batch.inputs.numpy(), np.cumsum(batch.rows_per_language)[:-1])
+    rows = np.split(batch.inputs.numpy(), np.cumsum(np.bincount(batch.sources, minlength=len(recipe.sources)))[:-1])
     assert [len(part) for part in rows] == [1280, 320, 16, 16]
     assert (rows[2] >= 600).any()  # some words of the facts were switched
     assert set(np.unique(rows[3])) == set(np.unique(clone.store.tokens))  # every token of the facts is read

@@ -37,7 +37,7 @@ class Disturbance:
 
     def __call__(self, training: StageRun, sums: StepSums) -> None:
         coming = training.step + 1
-        pretraining = training.plan.stage == "pretrain"
+        pretraining = training.stage.name == "pretrain"
         here = pretraining and coming == self.step and self.rank in (None, str(training.world.rank))
         spoils = here and self.factor is not None
         self.poisoned = training.recipe.accumulation(training.world.row_ranks) if spoils else 0
@@ -60,6 +60,8 @@ class Disturbance:
             self.poisoned -= 1
             for name in ("loss", "token_losses"):
                 outputs[name] = outputs[name] * self.factor
+            total, count = outputs["sums"]["lm_loss"]
+            outputs["sums"]["lm_loss"] = total * self.factor, count
         return outputs
 
 

@@ -13,7 +13,7 @@ from prealign.training.stage import StageRun
 from prealign.training.step import StepSums
 
 def note(training: StageRun, sums: StepSums) -> None:
-    seen = {"stage": training.plan.stage, "step": training.step, "saved": training.progress.saved} | sums.row()
+    seen = {"stage": training.stage.name, "step": training.step, "saved": training.progress.saved} | sums.row()
     if training.world.is_first:
         with open(__file__ + ".jsonl", "a") as file:
             file.write(json.dumps(seen) + "\\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prealign.config.stage import STAGES, align_stage, pretrain_stage, stage_of
 from prealign.data.prepared import PreparedData, open_data
 from prealign.errors import UserError
 from prealign.evaluation.aligned import alignment_lines
@@ -22,7 +23,7 @@ from tests.processes import finish, start, train, train_arguments
 def test_word_batches_beyond_a_budget_take_nothing_from_it(data_dir: Path, tmp_path: Path, sampling: str) -> None:
     """More tokens of words than the clone has of text: they are no text."""
     recipe = tiny_recipe(data_dir, align={"words_per_step": 1200, "sampling": sampling})
-    assert word_tokens(recipe, open_data(recipe), align_plan(recipe))["clone"] > 10_240
+    assert word_tokens(align_stage(recipe), open_data(recipe), align_plan(recipe).steps)["clone"] > 10_240
     code, out, err = finish(start(train_arguments(recipe, tmp_path / "run"), 2))
     assert code == 0, err
     assert "(51,200 tokens of text and " in out
@@ -64,7 +65,7 @@ def test_alignment_kept_while_pretraining(data_dir: Path, tmp_path: Path) -> Non
     data = open_data(recipe)
     aligned = align_plan(recipe)
     pretrained = pretrain_plan(recipe, Account(aligned.text_tokens(recipe), run.words, aligned.steps))
-    drawn = [word_tokens(recipe, data, plan) for plan in (aligned, pretrained)]
+    drawn = [word_tokens(stage_of(recipe, name), data, plan.steps) for name, plan in zip(STAGES, (aligned, pretrained))]
     assert run.words == {name: sum(words[name] for words in drawn) for name in run.words}
     assert drawn[1]["clone"] > 0
     assert run.targets == finished_account(recipe.model_copy(update={"run_dir": tmp_path / "1"})).targets
@@ -74,9 +75,9 @@ def test_alignment_kept_while_pretraining(data_dir: Path, tmp_path: Path) -> Non
 
 def test_alignment_is_not_kept_without_a_table(data_dir: Path) -> None:
     languages = tiny_recipe(data_dir).model_dump(mode="json")["languages"]
-    recipe = tiny_recipe(data_dir, languages={"en": languages["en"]}, stages=["pretrain"])
+    recipe = tiny_recipe(data_dir, languages={"en": languages["en"]}, stages=["pretrain"], pretrain={"align_every": 2})
     with pytest.raises(UserError, match=r"pretrain\.align_every: found a number without translations"):
-        word_batches(recipe, PreparedData(recipe, {}), "pretrain")
+        word_batches(pretrain_stage(recipe), PreparedData(recipe, {}))
 
 
 def test_kept_alignment_is_not_compiled(data_dir: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prealign.config import Recipe, load_recipe
+from prealign.config.stage import align_stage
 from prealign.data.prepared import open_data
 from prealign.data.word_batches import table_rows
 from prealign.errors import UserError
@@ -49,7 +50,7 @@ def test_the_check_warns_of_words_that_cannot_be_aligned(data_dir: Path, tmp_pat
 
 def test_rows_of_the_table_are_those_of_a_batch_that_holds_it_all(data_dir: Path) -> None:
     recipe = tiny_recipe(data_dir, align={"words_per_step": 10**6})
-    batches = word_batches(recipe, open_data(recipe))
+    batches = word_batches(align_stage(recipe), open_data(recipe))
     assert len(batches.words(0)) == rows_of_table(recipe)
 
 
@@ -60,7 +61,7 @@ def test_coverage_is_how_often_rows_are_drawn(data_dir: Path, coverage: float) -
     data = open_data(recipe)
     resolved = with_words_per_step(recipe, data)
     assert resolved.align.coverage is None
-    batches = word_batches(resolved, data)
+    batches = word_batches(align_stage(resolved), data)
     drawn = sum(len(batches.words(step)) for step in range(10))  # the tiny recipe's align stage has 10 steps
     assert drawn / rows_of_table(recipe) == pytest.approx(coverage, rel=0.02)
 
@@ -114,7 +115,7 @@ def test_coverage_and_words_per_step_exclude_each_other(data_dir: Path) -> None:
 @pytest.mark.parametrize("sampling", [0.0, 0.5, 1.0])
 def test_expected_draws_are_those_of_the_batches(data_dir: Path, sampling: float) -> None:
     recipe = tiny_recipe(data_dir, align={"words_per_step": 400, "sampling": sampling})
-    batches = word_batches(recipe, open_data(recipe))
+    batches = word_batches(align_stage(recipe), open_data(recipe))
     entries, expected = batches.draws_per_step()
     found = np.mean([np.isin(entries, batches.words(step)) for step in range(300)], axis=0)
     assert found.mean() == pytest.approx(expected.mean(), rel=0.01)

@@ -1,0 +1,96 @@
+"""What a stage of a run trains with, as one value: whoever holds it need not ask which stage it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prealign.config.facts import Facts
+from prealign.config.recipe import Recipe, StageName
+from prealign.config.training import Schedule
+from prealign.random_streams import Draw, mix
+
+STAGES: tuple[StageName, ...] = ("align", "pretrain")
+"""In the order of a run."""
+
+
+@dataclass(frozen=True)
+class WordSteps:
+    """The steps of a stage that take a word batch."""
+
+    every: int
+    """The first step and every so many-th after it."""
+    seed: int
+    """Of the draws of words."""
+    asked_for: str
+    """What of the recipe asks for them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    name: StageName
+    recipe: Recipe
+    """The run's, with `batch` and `align` as this stage has them."""
+    schedule: Schedule
+    """Its learning rate."""
+    words: WordSteps | None
+    """None where it trains on text alone."""
+    code_switch: bool
+    """Whether text in the source language is code-switched."""
+    extra_texts: bool
+    """Whether it reads the languages' extra texts, and facts."""
+    facts: Facts | None
+    """Facts that come in periods of its steps."""
+    compile: bool
+    """Whether the model goes through `torch.compile`; words give every step other shapes."""
+    measures_alignment: bool
+    """Whether alignment is measured in full at its end."""
+
+    def word_steps(self, steps: int) -> range:
+        """Which of its steps, of so many, take a word batch."""
+        return range(0, steps, self.words.every) if self.words is not None else range(0)
+
+
+def align_stage(recipe: Recipe, ranks: int = 1) -> Stage:
+    """The align stage, on as many ``ranks`` as in `Recipe.accumulation`. Raises `UserError` where
+    `align.global_batch_size` does not divide by them."""
+    return Stage(
+        name="align",
+        recipe=recipe.model_copy(update={"batch": recipe.align_batch(ranks)}),
+        schedule=recipe.align,
+        words=WordSteps(1, int(mix(recipe.seed, Draw.WORD_BATCHES)), "stages: found 'align'"),
+        code_switch=False,
+        extra_texts=False,
+        facts=None,
+        compile=False,
+        measures_alignment=True,
+    )
+
+
+def pretrain_stage(recipe: Recipe, ranks: int = 1) -> Stage:
+    """The pretrain stage, with the word batches of `pretrain.align_every`."""
+    own = recipe.pretrain
+    words = None
+    if own.align_every is not None:
+        seed = int(mix(recipe.seed, Draw.WORD_BATCHES, 1))
+        words = WordSteps(own.align_every, seed, "pretrain.align_every: found a number")
+        kept = {"words_per_step": own.align_words_per_step, "weight": own.align_weight}
+        changed = {key: value for key, value in kept.items() if value is not None}
+        recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update=changed)})
+    return Stage(
+        name="pretrain",
+        recipe=recipe,
+        schedule=own,
+        words=words,
+        code_switch=True,
+        extra_texts=True,
+        facts=recipe.facts,
+        compile=recipe.parallel.compile,
+        measures_alignment=False,
+    )
+
+
+def stage_of(recipe: Recipe, name: StageName, ranks: int = 1) -> Stage:
+    """A stage by its name."""
+    make: dict[StageName, Callable[[Recipe, int], Stage]] = {"align": align_stage, "pretrain": pretrain_stage}
+    return make[name](recipe, ranks)
