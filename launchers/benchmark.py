@@ -56,7 +56,7 @@ def main() -> None:
                 f"align.words_per_step=N align.coverage=null; or use --data real, or --stage pretrain"
             )
         if arguments.accumulation:
-            recipe = _with_accumulation(recipe, arguments.accumulation * world.row_ranks)
+            recipe = _with_accumulation(recipe, arguments.accumulation * world.dp_size)
         record = benchmark(recipe, world, data, stages, arguments.steps, arguments.warmup)
     if world.is_first:
         record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}

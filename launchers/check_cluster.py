@@ -82,7 +82,7 @@ def differing(facts: list[dict[str, Any]]) -> list[str]:
 def all_reduce_bandwidth(world: World, size: int) -> float | None:
     """Bus bandwidth in GB/s of an all-reduce of ``size`` bytes: bytes/s x 2 (n - 1) / n, which does not depend on the
     number of ranks where links are alike. None for one rank."""
-    if world.ranks == 1:
+    if world.world_size == 1:
         return None
     tensor = torch.ones(size // 4, device=world.device)
     for repeat in range(_WARM_UP + _REPEATS):
@@ -93,7 +93,7 @@ def all_reduce_bandwidth(world: World, size: int) -> float | None:
         tensor.fill_(1.0)
     _wait_for(world)
     seconds = (time.perf_counter() - began) / _REPEATS
-    return size / seconds * 2 * (world.ranks - 1) / world.ranks / 1e9
+    return size / seconds * 2 * (world.world_size - 1) / world.world_size / 1e9
 
 
 def _wait_for(world: World) -> None:
@@ -160,7 +160,7 @@ def _shared_folder(folder: Path, world: World) -> dict[str, Any]:
         found["error"] = error.strerror or str(error)
     world.barrier()
     deadline = time.monotonic() + 5.0  # network file systems may show a new file late
-    unseen = list(range(world.ranks))
+    unseen = list(range(world.world_size))
     while unseen and not found["error"]:
         unseen = [rank for rank in unseen if not (folder / f"{names}-{rank}").is_file()]
         if time.monotonic() > deadline:
@@ -216,7 +216,7 @@ def _slow(alone: list[dict[str, Any]]) -> list[str]:
 
 def _gathered(mine: dict[str, Any], world: World) -> list[dict[str, Any]]:
     mine = {"rank": world.rank, "host": socket.gethostname()} | mine
-    everyone: list[Any] = [None] * world.ranks
+    everyone: list[Any] = [None] * world.world_size
     dist.all_gather_object(everyone, mine, group=world.control)
     return everyone
 

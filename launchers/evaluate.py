@@ -75,7 +75,7 @@ def main() -> None:
                 "identity": found.identity,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": " ".join(sys.argv),
-                "ranks": world.ranks,
+                "ranks": world.world_size,
                 "torch": torch.__version__,
                 "evaluation": recipe.evaluation.model_dump(mode="json"),
                 "metrics": metrics,

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prealign.config.nli import Nli
+from prealign.config.nli import NliConfig
 from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Section
 
 
-class Leakage(Section):
+class LeakageConfig(Section):
     """Sampled continuations of held-out source text, searched for words of the target languages (paper, Table 3)."""
 
     samples: Count = 1000
@@ -25,7 +25,7 @@ class Leakage(Section):
     """Of prompts and sampling."""
 
 
-class Evaluation(Section):
+class EvaluationConfig(Section):
     """Held-out perplexity per language and the cosine of aligned words while training; what else
     `launchers/evaluate.py` measures."""
 
@@ -46,7 +46,7 @@ class Evaluation(Section):
     """By target language, a file of ``source sentence<tab>translation`` lines for MEXA. A clone needs none."""
     parallel_sentences: Annotated[int, Field(ge=2)] = 100
     """Sentence pairs per language that MEXA compares; 100 as in its paper (a larger set is a harder task)."""
-    leakage: Leakage = Leakage()
-    nli: Nli | None = None
-    pawsx: Nli | None = None
+    leakage: LeakageConfig = LeakageConfig()
+    nli: NliConfig | None = None
+    pawsx: NliConfig | None = None
     """A second task of transfer, with labels of its own, as paraphrases are; of the same kind as `nli`."""

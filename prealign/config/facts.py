@@ -6,12 +6,12 @@ from pydantic import Field, field_validator
 
 from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Section
-from prealign.config.texts import Share
+from prealign.config.texts import ShareConfig
 
 _MARK = "facts+"
 
 
-class Facts(Section):
+class FactsConfig(Section):
     """Statements about artificial entities, each written into the training text of one period of the pretrain stage and
     scored at its end, in every language::
 
@@ -75,11 +75,11 @@ class Facts(Section):
         period = self.ended(steps)
         return period is not None and self.steps(period)[1] == steps
 
-    def sources(self, languages: list[str], context: int) -> dict[str, Share]:
+    def sources(self, languages: list[str], context: int) -> dict[str, ShareConfig]:
         """Sources of the sample stream: every period's facts in each of ``languages``, by name."""
         tokens = self.windows(context) * context
         return {
-            source_name(language, period): Share(tokens=tokens, active=self.steps(period))
+            source_name(language, period): ShareConfig(tokens=tokens, active=self.steps(period))
             for language in languages
             for period in range(self.periods)
         }

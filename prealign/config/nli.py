@@ -9,7 +9,7 @@ from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Fraction, Section
 
 
-class NliData(Section):
+class NliDataConfig(Section):
     """Pairs of sentences with a label: a file, a dataset of the Hugging Face hub, or generated; a bare path stands for
     ``{file: ...}``."""
 
@@ -31,7 +31,7 @@ class NliData(Section):
     """Take the first so many pairs."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> "NliData":
+    def _one_source(self) -> "NliDataConfig":
         if [self.file, self.hub, self.generated].count(None) != 2:
             raise ValueError("found none or several of 'file', 'hub' and 'generated'; expected exactly one of them")
         return self
@@ -41,10 +41,10 @@ def _path_is_file(value: Any) -> Any:
     return {"file": value} if isinstance(value, str | Path) else value
 
 
-Rows = Annotated[NliData, BeforeValidator(_path_is_file)]
+Rows = Annotated[NliDataConfig, BeforeValidator(_path_is_file)]
 
 
-class Nli(Section):
+class NliConfig(Section):
     """Fine-tuning on source-language pairs, tested in every language::
 
         nli:
@@ -81,10 +81,10 @@ class Nli(Section):
     """Each decides the classifier's initial weights and the order of the pairs."""
 
     @model_validator(mode="after")
-    def _labels_fit(self) -> "Nli":
+    def _labels_fit(self) -> "NliConfig":
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels: found {self.labels}; expected each once")
-        usual = Nli.model_fields["labels"].default
+        usual = NliConfig.model_fields["labels"].default
         parts = [
             ("train", self.train),
             ("dev", self.dev),

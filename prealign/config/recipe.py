@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from prealign.config.evaluation import Evaluation
-from prealign.config.facts import Facts, facts_period
+from prealign.config.evaluation import EvaluationConfig
+from prealign.config.facts import FactsConfig, facts_period
 from prealign.config.languages import with_facts
 from prealign.config.paths import ExpandedPath
-from prealign.config.running import Anomalies, Checkpoint, Log, Parallel, Watchdog
+from prealign.config.running import AnomaliesConfig, CheckpointConfig, LogConfig, ParallelConfig, WatchdogConfig
 from prealign.config.sections import Count, Fraction, Section
-from prealign.config.texts import Language, Share
-from prealign.config.training import Align, Batch, CodeSwitch, Pretrain
-from prealign.config.translation import Translation
+from prealign.config.texts import LanguageConfig, ShareConfig
+from prealign.config.training import AlignConfig, BatchConfig, CodeSwitchConfig, PretrainConfig
+from prealign.config.translation import TranslationConfig
 from prealign.errors import UserError
 
 _NAME = re.compile(r"\w[\w-]*")
@@ -33,7 +33,7 @@ _TAKEN = {
 StageName = Literal["align", "pretrain"]
 
 
-class MixturePhase(Section):
+class MixturePhaseConfig(Section):
     """Weights from a step on."""
 
     from_step: Count
@@ -42,19 +42,19 @@ class MixturePhase(Section):
     """New weights by name; the others keep what they have."""
 
 
-class Mixture(Section):
+class MixtureConfig(Section):
     """The run's size, where languages have weights."""
 
     tokens: Count | None = None
     """Training tokens of the whole run, align stage included; texts with a weight share what `tokens` of the others
     leave."""
-    phases: list[MixturePhase] = []
+    phases: list[MixturePhaseConfig] = []
     """Changes of weights, in the order of their steps. Before the first, and in the align stage, each text has its own
     `weight`. Without phases (and without a weight on a text with `active`) the weights are turned into token budgets,
     which runs with and without an align stage meet alike; phases count steps, so there only the total is the same."""
 
 
-class Tokenizer(Section):
+class TokenizerConfig(Section):
     """Byte-level BPE: trained on the text, or given as tiktoken ranks."""
 
     vocab_size: Annotated[int, Field(ge=257)] = 50_000
@@ -68,12 +68,12 @@ class Tokenizer(Section):
     stands for the whole, to bound memory."""
 
 
-class Data(Section):
+class DataConfig(Section):
     """What `launchers/prepare.py` writes."""
 
     dir: ExpandedPath
     """Folder of the prepared data; several runs share it."""
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     heldout_fraction: Fraction = 0.001
     """Share of the documents, drawn by their content, that is kept for evaluation."""
     shard_tokens: Count | None = None
@@ -83,7 +83,7 @@ class Data(Section):
     """Undecodable bytes: replaced by U+FFFD and counted, or an error."""
 
 
-class Lexicon(Section):
+class LexiconConfig(Section):
     """The alignment table."""
 
     min_count: Count = 1
@@ -106,7 +106,7 @@ class Lexicon(Section):
     tokens, by a seeded permutation; for the align stage alone, or for code-switching too."""
 
 
-class Model(Section):
+class ModelConfig(Section):
     """GPT-2 style decoder: learned positions, pre-LayerNorm, GELU."""
 
     layers: Count
@@ -134,7 +134,7 @@ class Model(Section):
     its varlen_attn."""
 
     @model_validator(mode="after")
-    def _divisible(self) -> "Model":
+    def _divisible(self) -> "ModelConfig":
         if self.hidden_size % self.heads:
             raise ValueError(
                 f"found hidden_size={self.hidden_size} and heads={self.heads}; expected hidden_size divisible by heads"
@@ -142,7 +142,7 @@ class Model(Section):
         return self
 
 
-class Optimizer(Section):
+class OptimizerConfig(Section):
     """AdamW with decoupled weight decay on matrices only."""
 
     beta1: Fraction = 0.9
@@ -170,24 +170,24 @@ class Recipe(Section):
     """`[pretrain]` alone is Joint Training (with `codeswitch.ratio: 0`)."""
     source_language: str = "en"
     """The language that words are translated from, and whose text is code-switched."""
-    languages: dict[str, Language]
-    mixture: Mixture = Mixture()
-    data: Data
-    lexicon: Lexicon = Lexicon()
-    translation: Translation | None = None
-    model: Model
-    batch: Batch
-    optimizer: Optimizer = Optimizer()
-    align: Align = Align()
-    pretrain: Pretrain = Pretrain()
-    codeswitch: CodeSwitch = CodeSwitch()
-    parallel: Parallel = Parallel()
-    evaluation: Evaluation = Evaluation()
-    facts: Facts | None = None
-    checkpoint: Checkpoint = Checkpoint()
-    anomalies: Anomalies = Anomalies()
-    watchdog: Watchdog = Watchdog()
-    log: Log = Log()
+    languages: dict[str, LanguageConfig]
+    mixture: MixtureConfig = MixtureConfig()
+    data: DataConfig
+    lexicon: LexiconConfig = LexiconConfig()
+    translation: TranslationConfig | None = None
+    model: ModelConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    align: AlignConfig = AlignConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    codeswitch: CodeSwitchConfig = CodeSwitchConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    facts: FactsConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    anomalies: AnomaliesConfig = AnomaliesConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
+    log: LogConfig = LogConfig()
     loader_workers: Annotated[int, Field(ge=0)] = 2
     """Data loading processes per rank; 0 loads in the training process."""
     deepspeed: dict[str, Any] = {}
@@ -321,7 +321,7 @@ class Recipe(Section):
                 )
 
     @property
-    def sources(self) -> dict[str, Share]:
+    def sources(self) -> dict[str, ShareConfig]:
         """What the sample stream draws on, in its numbering: every language's own text, the extra texts, then facts."""
         extra = {f"{name}.{key}": item for name, lang in self.languages.items() for key, item in lang.sources.items()}
         facts = self.facts.sources(self.facts_languages, self.model.context) if self.facts is not None else {}
@@ -396,17 +396,17 @@ class Recipe(Section):
         block = self.data.tokenizer.vocab_size
         return [block * (number + 1) - 1 for number in range(1 + len(self.clones))]
 
-    def align_batch(self, ranks: int = 1) -> Batch:
-        """Sizes of the align stage's steps, with as many ``ranks`` as in `accumulation`. Raises `UserError` when
-        `align.global_batch_size` does not divide by them."""
+    def align_batch(self, dp_size: int = 1) -> BatchConfig:
+        """Sizes of the align stage's steps, with ``dp_size`` as in `accumulation`. Raises `UserError` when
+        `align.global_batch_size` does not divide by it."""
         size = self.align.global_batch_size
         if size is None:
             return self.batch
-        if size % ranks:
+        if size % dp_size:
             raise UserError(
-                f"align: found global_batch_size={size} on {ranks} {self._who}; expected a multiple of {ranks}"
+                f"align: found global_batch_size={size} on {dp_size} {self._who}; expected a multiple of {dp_size}"
             )
-        return Batch.over(ranks, size, self.batch.micro_batch_size)
+        return BatchConfig.over(dp_size, size, self.batch.micro_batch_size)
 
     @property
     def aligns(self) -> bool:
@@ -414,19 +414,26 @@ class Recipe(Section):
         return "align" in self.stages
 
     @property
+    def injected_facts(self) -> FactsConfig:
+        """`facts`, of a recipe that has them; raises `ValueError` for another."""
+        if self.facts is None:
+            raise ValueError("the recipe has no facts")
+        return self.facts
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
 
-    def accumulation(self, ranks: int) -> int:
-        """Micro-batches per step and rank, with as many ``ranks``, or groups of ranks, that have rows of their own;
-        raises `UserError` when the batch does not divide."""
+    def accumulation(self, dp_size: int) -> int:
+        """Micro-batches per step and rank, where ``dp_size`` ranks, or groups of ranks, have rows of text of
+        their own; raises `UserError` when the batch does not divide."""
         batch = self.batch
-        per_pass = batch.micro_batch_size * ranks
+        per_pass = batch.micro_batch_size * dp_size
         if batch.global_batch_size % per_pass:
             raise UserError(
                 f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size="
-                f"{batch.micro_batch_size} on {ranks} {self._who}; expected global_batch_size divisible by "
+                f"{batch.micro_batch_size} on {dp_size} {self._who}; expected global_batch_size divisible by "
                 f"micro_batch_size x {self._who} = {per_pass}"
             )
         return batch.global_batch_size // per_pass

@@ -10,7 +10,7 @@ Recompute = Literal["none", "full"] | Annotated[int, Field(ge=2)]
 """Which blocks' activations are recomputed in the backward pass: none, all, or every k-th block's."""
 
 
-class Parallel(Section):
+class ParallelConfig(Section):
     """How the run is spread over devices."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -33,7 +33,7 @@ class Parallel(Section):
     words give every step other shapes."""
 
 
-class Checkpoint(Section):
+class CheckpointConfig(Section):
     """What is kept of a run while it trains."""
 
     every: Count = 1000
@@ -48,13 +48,13 @@ class Checkpoint(Section):
     """Go on from a checkpoint, or from align weights, on other prepared data than it was trained on."""
 
     @model_validator(mode="after")
-    def _kept_steps_are_saved(self) -> "Checkpoint":
+    def _kept_steps_are_saved(self) -> "CheckpointConfig":
         if self.keep_every is not None and self.keep_every % self.every:
             raise ValueError(f"keep_every: found {self.keep_every}; expected a multiple of every={self.every}")
         return self
 
 
-class Anomalies(Section):
+class AnomaliesConfig(Section):
     """What happens when a step's loss or gradient is not finite, or its loss leaps.
 
     `skip` goes on without that step's update. `rollback` goes back to the last checkpoint and from there on without the
@@ -76,7 +76,7 @@ class Anomalies(Section):
     """More steps than these without their update, within a window, stop the run in any case."""
 
 
-class Watchdog(Section):
+class WatchdogConfig(Section):
     """What ends a run in which nothing moves any more."""
 
     timeout: Annotated[float, Field(ge=0.0)] = 1800.0
@@ -84,7 +84,7 @@ class Watchdog(Section):
     ranks go to `RUN/hang/` and the run ends with an error; 0 waits forever."""
 
 
-class Log(Section):
+class LogConfig(Section):
     """What a run records."""
 
     every: Count = 10

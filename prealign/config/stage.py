@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prealign.config.facts import Facts
+from prealign.config.facts import FactsConfig
 from prealign.config.recipe import Recipe, StageName
-from prealign.config.training import Schedule
+from prealign.config.training import ScheduleConfig
 from prealign.random_streams import Draw, mix
 
 STAGES: tuple[StageName, ...] = ("align", "pretrain")
@@ -31,7 +31,7 @@ class Stage:
     name: StageName
     recipe: Recipe
     """The run's, with `batch` and `align` as this stage has them."""
-    schedule: Schedule
+    schedule: ScheduleConfig
     """Its learning rate."""
     words: WordSteps | None
     """None where it trains on text alone."""
@@ -39,7 +39,7 @@ class Stage:
     """Whether text in the source language is code-switched."""
     extra_texts: bool
     """Whether it reads the languages' extra texts, and facts."""
-    facts: Facts | None
+    facts: FactsConfig | None
     """Facts that come in periods of its steps."""
     compile: bool
     """Whether the model goes through `torch.compile`; words give every step other shapes."""
@@ -51,12 +51,12 @@ class Stage:
         return range(0, steps, self.words.every) if self.words is not None else range(0)
 
 
-def align_stage(recipe: Recipe, ranks: int = 1) -> Stage:
-    """The align stage, on as many ``ranks`` as in `Recipe.accumulation`. Raises `UserError` where
-    `align.global_batch_size` does not divide by them."""
+def align_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
+    """The align stage, with ``dp_size`` as in `Recipe.accumulation`. Raises `UserError` where
+    `align.global_batch_size` does not divide by it."""
     return Stage(
         name="align",
-        recipe=recipe.model_copy(update={"batch": recipe.align_batch(ranks)}),
+        recipe=recipe.model_copy(update={"batch": recipe.align_batch(dp_size)}),
         schedule=recipe.align,
         words=WordSteps(1, int(mix(recipe.seed, Draw.WORD_BATCHES)), "stages: found 'align'"),
         code_switch=False,
@@ -67,7 +67,7 @@ def align_stage(recipe: Recipe, ranks: int = 1) -> Stage:
     )
 
 
-def pretrain_stage(recipe: Recipe, ranks: int = 1) -> Stage:
+def pretrain_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
     """The pretrain stage, with the word batches of `pretrain.align_every`."""
     own = recipe.pretrain
     words = None
@@ -90,7 +90,7 @@ def pretrain_stage(recipe: Recipe, ranks: int = 1) -> Stage:
     )
 
 
-def stage_of(recipe: Recipe, name: StageName, ranks: int = 1) -> Stage:
+def stage_of(recipe: Recipe, name: StageName, dp_size: int = 1) -> Stage:
     """A stage by its name."""
     make: dict[StageName, Callable[[Recipe, int], Stage]] = {"align": align_stage, "pretrain": pretrain_stage}
-    return make[name](recipe, ranks)
+    return make[name](recipe, dp_size)

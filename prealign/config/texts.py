@@ -9,7 +9,7 @@ from prealign.config.paths import ExpandedText
 from prealign.config.sections import Count, Fraction, Section
 
 
-class Text(Section):
+class TextConfig(Section):
     """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
 
     files: list[ExpandedText] = []
@@ -38,13 +38,13 @@ class Text(Section):
     """Stop after this many documents (before de-duplication)."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> "Text":
+    def _one_source(self) -> "TextConfig":
         if bool(self.files) == bool(self.hub):
             raise ValueError("found both or neither of 'files' and 'hub'; expected exactly one of them")
         return self
 
 
-class Dictionary(Section):
+class DictionaryConfig(Section):
     """A file of translations from the source language; in a list of them a bare path stands for ``{path: ...}``."""
 
     path: ExpandedText
@@ -66,7 +66,7 @@ def _path_is_dictionary(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Share(Section):
+class ShareConfig(Section):
     """How much of the run a text gets: by ``tokens`` or by ``weight``, one of the two."""
 
     tokens: Annotated[int, Field(ge=0, le=10**16)] | None = None
@@ -79,7 +79,7 @@ class Share(Section):
     the end). `tokens` are spread evenly over them. The align stage then reads nothing of this text."""
 
     @model_validator(mode="after")
-    def _one_share(self) -> "Share":
+    def _one_share(self) -> "ShareConfig":
         if (self.tokens is None) == (self.weight is None):
             raise ValueError("found both or neither of 'tokens' and 'weight'; expected exactly one of them")
         if self.active is not None and self.active[1] is not None and self.active[0] >= self.active[1]:
@@ -87,7 +87,7 @@ class Share(Section):
         return self
 
 
-class Source(Share):
+class SourceConfig(ShareConfig):
     """Text beside a language's own: read in the pretrain stage only, never held out, not part of the tokenizer's
     training text nor of the word counts. In a clone's source the text is given in the original's words.
 
@@ -95,17 +95,17 @@ class Source(Share):
     what shall be read f times has f times its tokens as budget.
     """
 
-    text: Text
+    text: TextConfig
     """Where its documents come from."""
 
 
-class Language(Share):
+class LanguageConfig(ShareConfig):
     """One language of the mixture. What is known of a language by its name (`prealign.config.languages`) fills the
     facts from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
 
-    text: Text | None = None
+    text: TextConfig | None = None
     """Where its documents come from; a clone has none."""
-    sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Source] = {}
+    sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], SourceConfig] = {}
     """Extra texts by name, with budgets of their own; `mixture.phases` and the token account call them
     ``LANGUAGE.NAME``."""
     clone_of: str | None = None
@@ -117,7 +117,7 @@ class Language(Share):
     length, by a seeded bijection (`prealign.text.clone_words`); then the tokens of that word are shifted."""
     clone_seed: int = 0
     """Which bijection, at level `word`."""
-    dictionaries: list[Annotated[Dictionary, BeforeValidator(_path_is_dictionary)]] = []
+    dictionaries: list[Annotated[DictionaryConfig, BeforeValidator(_path_is_dictionary)]] = []
     """Translations from the source language, merged; pairs that more of them give come first."""
     scripts: list[str] = []
     """Unicode scripts that its words are written in; none: any."""
@@ -150,7 +150,7 @@ class Language(Share):
         return scripts
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "Language":
+    def _one_origin(self) -> "LanguageConfig":
         if (self.text is None) == (self.clone_of is None):
             raise ValueError("found both or neither of 'text' and 'clone_of'; expected exactly one of them")
         if self.clone_level == "word" and self.clone_of is None:

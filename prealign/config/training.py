@@ -8,7 +8,7 @@ from prealign.config.paths import ExpandedPath
 from prealign.config.sections import Count, Fraction, Section
 
 
-class Batch(Section):
+class BatchConfig(Section):
     """Sizes in sequences of `model.context` tokens."""
 
     global_batch_size: Count
@@ -17,7 +17,7 @@ class Batch(Section):
     """Sequences of one forward pass on one rank."""
 
     @classmethod
-    def over(cls, ranks: int, global_batch_size: int, most: int) -> "Batch":
+    def over(cls, ranks: int, global_batch_size: int, most: int) -> "BatchConfig":
         """Sizes for as many ``ranks``, which divide ``global_batch_size``: a forward pass takes as many of a rank's
         sequences as divide them evenly, at most ``most``."""
         per_rank = global_batch_size // ranks
@@ -25,7 +25,7 @@ class Batch(Section):
         return cls(global_batch_size=global_batch_size, micro_batch_size=micro)
 
 
-class Schedule(Section):
+class ScheduleConfig(Section):
     """Linear warmup, then a cosine from `learning_rate` to `min_learning_rate`."""
 
     learning_rate: Annotated[float, Field(gt=0.0)]
@@ -39,7 +39,7 @@ class Schedule(Section):
 _WORDS_PER_STEP = 16_384
 
 
-class Align(Schedule):
+class AlignConfig(ScheduleConfig):
     """The align stage: ``weight * sum_l L^l_align + L_LM`` on word batches and text that is not code-switched."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
@@ -92,7 +92,7 @@ class Align(Schedule):
         return values if values.get("coverage") is not None else values | {"words_per_step": _WORDS_PER_STEP}
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "Align":
+    def _one_of_two(self) -> "AlignConfig":
         if self.coverage is not None and self.words_per_step is not None:
             raise ValueError(
                 f"found coverage={self.coverage:g} and words_per_step={self.words_per_step}; expected one of them; set "
@@ -107,7 +107,7 @@ class Align(Schedule):
         return named[self.sampling] if isinstance(self.sampling, str) else self.sampling
 
 
-class Pretrain(Schedule):
+class PretrainConfig(ScheduleConfig):
     """The pretrain stage: LM loss on the mixture, source text code-switched."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
@@ -127,7 +127,7 @@ class Pretrain(Schedule):
     """Weight of their loss; by default `align.weight`."""
 
 
-class CodeSwitch(Section):
+class CodeSwitchConfig(Section):
     """Code-switching of source-language text in the pretrain stage."""
 
     ratio: Fraction = 0.05

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from prealign.config.sections import Count, Section
 
 
-class Translation(Section):
+class TranslationConfig(Section):
     """Translation of the source words by an LLM behind any OpenAI-compatible endpoint (`launchers/translate.py`).
 
     The endpoint's key comes from the environment alone. The result is one word list a language,

@@ -8,7 +8,7 @@ from typing import Any
 
 from prealign.artefacts import Artefact
 from prealign.config import Recipe
-from prealign.config.texts import Dictionary, Text
+from prealign.config.texts import DictionaryConfig, TextConfig
 from prealign.text.clone_words import CloneWords
 
 SPLITS = ("train", "dev", "test")
@@ -63,7 +63,7 @@ def document_hash(document: str) -> bytes:
     return hashlib.blake2b(document.encode(), digest_size=16).digest()
 
 
-def text_settings(recipe: Recipe, text: Text) -> dict[str, Any]:
+def text_settings(recipe: Recipe, text: TextConfig) -> dict[str, Any]:
     """What a store depends on of its text in a recipe, without the content of files."""
     return text.model_dump(mode="json", exclude={"files"}) | {"invalid_utf8": recipe.data.invalid_utf8}
 
@@ -119,9 +119,9 @@ def translation_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def dictionaries_by_file(recipe: Recipe) -> list[tuple[str, Dictionary, dict[str, list[str]]]]:
+def dictionaries_by_file(recipe: Recipe) -> list[tuple[str, DictionaryConfig, dict[str, list[str]]]]:
     """(name, dictionary, codes by language) for each file to read: one that several languages name is read once."""
-    readings: dict[tuple[Any, ...], tuple[Dictionary, dict[str, list[str]]]] = {}
+    readings: dict[tuple[Any, ...], tuple[DictionaryConfig, dict[str, list[str]]]] = {}
     for name in recipe.targets:
         language = recipe.languages[name]
         for dictionary in language.dictionaries:
@@ -137,8 +137,7 @@ def dictionaries_by_file(recipe: Recipe) -> list[tuple[str, Dictionary, dict[str
 
 def facts_settings(recipe: Recipe) -> dict[str, Any]:
     """What the recipe says of facts, as the artefact keeps it."""
-    assert recipe.facts is not None
-    values = recipe.facts.model_dump(mode="json", exclude={"relations", "learned_in", "period", "first_step"})
+    values = recipe.injected_facts.model_dump(mode="json", exclude={"relations", "learned_in", "period", "first_step"})
     return values | {"learned_in": recipe.facts_languages, "context": recipe.model.context}
 
 

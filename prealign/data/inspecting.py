@@ -8,7 +8,7 @@ import numpy as np
 from prealign.data.loader import StageDataset
 from prealign.data.mixture import Phase
 from prealign.data.prepared import PreparedData
-from prealign.data.sequences import TokenStream
+from prealign.data.sequences import Switching, TokenStream
 from prealign.data.switching import IGNORED
 from prealign.errors import UserError
 from prealign.lexicon.compiled import FORMS
@@ -53,7 +53,7 @@ def inspect(data: PreparedData, samples: int, language: str | None, say: Callabl
         shape = (1, stream.context)
         inputs, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
         words, eligible, switched = stream.sequences(np.array([window]), np.array([epoch]), inputs, targets)[0]
-        found = list(_switched_words(stream, int(window), int(epoch))) if switching else []
+        found = list(_switched_words(stream, stream.switching, int(window), int(epoch))) if stream.switching else []
         if language is None or language == recipe.source_language:
             say(
                 f"--- sample {sample}: window {window} of {stream.windows}, epoch {epoch}; {switched} of {eligible} "
@@ -70,18 +70,14 @@ def inspect(data: PreparedData, samples: int, language: str | None, say: Callabl
             shown += 1
 
 
-def _switched_words(stream: TokenStream, window: int, epoch: int) -> Iterator[SwitchedWord]:
+def _switched_words(stream: TokenStream, switching: Switching, window: int, epoch: int) -> Iterator[SwitchedWord]:
     """The replaced words that lie whole in a sequence, found again from the maps, word by word."""
-    switcher = stream.switcher
-    assert switcher is not None
-    assert stream.words is not None
-    assert stream.forms is not None
-    lexicon = switcher.lexicon
+    lexicon = switching.switcher.lexicon
     begin = window * stream.context
     last = min(begin + stream.context, len(stream.store))
-    starts, ends, ordinal, _ = stream.words.between(begin, last)
-    forms = stream.forms.read(np.array([ordinal]), np.array([len(starts)]))
-    chosen, replacement, _ = switcher.choose(forms, np.arange(ordinal, ordinal + len(starts)), epoch)
+    starts, ends, ordinal, _ = switching.words.between(begin, last)
+    forms = switching.forms.read(np.array([ordinal]), np.array([len(starts)]))
+    chosen, replacement, _ = switching.switcher.choose(forms, np.arange(ordinal, ordinal + len(starts)), epoch)
     moved = 0
     for word, form in zip(chosen.tolist(), replacement.tolist()):
         width = int(lexicon.form_offsets[form + 1] - lexicon.form_offsets[form])

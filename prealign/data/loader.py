@@ -97,21 +97,21 @@ def micro_batches(
     *,
     global_batch_size: int,
     micro_batch_size: int,
-    rank: int,
-    ranks: int,
+    dp_rank: int,
+    dp_size: int,
     first_step: int,
     steps: int,
     workers: int,
     pin_memory: bool,
     on_worker_start: Callable[[int], None] | None = None,
 ) -> Generator[list[MicroBatch]]:
-    """Yield the micro-batches of one rank, step by step, from ``first_step`` to ``steps``.
+    """Yield the micro-batches of one data-parallel rank, step by step, from ``first_step`` to ``steps``.
 
     Step ``s`` consists of samples ``s * global_batch_size`` and following; rank ``r`` takes its ``r``-th contiguous
     share. ``on_worker_start`` gets the number of each loading process, in that process.
     """
-    per_rank = global_batch_size // ranks
-    share = _RankShare(dataset, global_batch_size, micro_batch_size, rank * per_rank, per_rank, first_step, steps)
+    per_rank = global_batch_size // dp_size
+    share = _RankShare(dataset, global_batch_size, micro_batch_size, dp_rank * per_rank, per_rank, first_step, steps)
     loader = DataLoader(
         dataset,
         batch_size=None,

@@ -12,7 +12,7 @@ from prealign.artefacts import Artefact, open_artefact
 from prealign.config import Recipe
 from prealign.config.facts import facts_period
 from prealign.config.stage import Stage
-from prealign.config.texts import Text
+from prealign.config.texts import TextConfig
 from prealign.data.contents import (
     FACTS_KIND,
     SPLITS,
@@ -27,7 +27,7 @@ from prealign.data.contents import (
     text_settings,
     translation_settings,
 )
-from prealign.data.sequences import TokenStream
+from prealign.data.sequences import Switching, TokenStream
 from prealign.data.switching import Switcher
 from prealign.errors import UserError
 from prealign.files import digest
@@ -137,9 +137,10 @@ class PreparedData:
                     recipe.codeswitch.mode == "vanilla",
                     int(mix(seed, number) if every_token else seed),
                 )
-                streams.append(TokenStream(store, recipe.model.context, words, forms, switcher, every_token))
+                switching = Switching(words, forms, switcher)
             else:
-                streams.append(TokenStream(store, recipe.model.context, every_token=every_token))
+                switching = None
+            streams.append(TokenStream(store, recipe.model.context, switching, every_token))
         return streams
 
     def _folder(self, source: str) -> Path:
@@ -232,7 +233,7 @@ def _check_text(recipe: Recipe, name: str, artefact: Artefact) -> None:
     """A store is of the text that the recipe describes; what its files hold is not looked at."""
     origin = recipe.languages[name].clone_of or name if name in recipe.languages else name
     text = getattr(recipe.sources[origin], "text", None)
-    assert isinstance(text, Text)
+    assert isinstance(text, TextConfig)
     for key, wanted in text_settings(recipe, text).items():
         _expect(artefact, key, artefact.inputs["text"].get(key), wanted)
     if name in recipe.languages:

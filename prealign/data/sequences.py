@@ -14,18 +14,26 @@ _EXTRA = 64
 
 
 @dataclass(frozen=True)
+class Switching:
+    """What code-switching a token stream takes: where its words are, which of them are in the table and how they are
+    written, and who replaces them."""
+
+    words: WordMap
+    forms: CodeSwitchMap
+    switcher: Switcher
+
+
+@dataclass(frozen=True)
 class TokenStream:
     """One language's training tokens, cut into windows of ``context`` tokens.
 
     The stream is a ring: after the last document comes the first, so a sequence whose words shrink at the end of the
-    store is filled as any other is. ``switcher`` is None where text is not code-switched.
+    store is filled as any other is. ``switching`` is None where text is not code-switched.
     """
 
     store: TokenStore
     context: int
-    words: WordMap | None = None
-    forms: CodeSwitchMap | None = None
-    switcher: Switcher | None = None
+    switching: Switching | None = None
     every_token: bool = False
     """Count a last window that runs over into the ring's beginning, so that no token is left out."""
 
@@ -42,7 +50,7 @@ class TokenStream:
         text is not code-switched).
         """
         begins = np.asarray(windows, np.int64) * self.context
-        if self.switcher is None:
+        if self.switching is None:
             tokens = self._tokens(begins, self.context + 1)
             inputs[:] = tokens[:, :-1]
             targets[:] = tokens[:, 1:]
@@ -50,17 +58,18 @@ class TokenStream:
         counts = np.empty((len(begins), 3), np.int64)
         todo = np.arange(len(begins))
         size = self.context + _EXTRA
-        filled = self._switch(begins, epochs, size, inputs, targets, counts)
+        filled = self._switch(self.switching, begins, epochs, size, inputs, targets, counts)
         while len(todo := todo[filled < self.context]):  # many words shrank, or a long word stands at the end
             size += self.context
             parts = np.empty((len(todo), self.context), np.int64), np.empty((len(todo), self.context), np.int64)
             some = np.empty((len(todo), 3), np.int64)
-            filled = self._switch(begins[todo], epochs[todo], size, *parts, some)
+            filled = self._switch(self.switching, begins[todo], epochs[todo], size, *parts, some)
             inputs[todo], targets[todo], counts[todo] = *parts, some
         return counts
 
     def _switch(
         self,
+        switching: Switching,
         begins: np.ndarray,
         epochs: np.ndarray,
         size: int,
@@ -70,38 +79,34 @@ class TokenStream:
     ) -> np.ndarray:
         """Fill ``inputs``, ``targets`` and ``counts`` from ``size`` tokens per row; returns how many pairs those gave
         (``[n]``): a row with fewer than ``context`` is not yet right."""
-        switcher = self.switcher
-        assert switcher is not None
-        assert self.words is not None
-        assert self.forms is not None
         rows = len(begins)
         tokens = self._tokens(begins, size + 1)
         bits = np.empty((rows, 2 * size), np.uint8)
         for row, begin in enumerate(begins.tolist()):
             place = 0
             for first, last in self._pieces(begin, size):
-                bits[row, place : place + 2 * (last - first)] = self.words.bits(first, last)
+                bits[row, place : place + 2 * (last - first)] = switching.words.bits(first, last)
                 place += 2 * (last - first)
 
         # the words that start in each row, as positions in all rows one after the other
         starts = np.flatnonzero(np.ascontiguousarray(bits[:, 0::2]).view(bool))
         bounds = np.searchsorted(starts, np.arange(rows + 1) * size)
         per_row = np.diff(bounds)
-        ordinal = self.words.ordinals(begins)
+        ordinal = switching.words.ordinals(begins)
         ordinals = np.arange(len(starts)) + np.repeat(ordinal - bounds[:-1], per_row)
-        if len(ordinals) and ordinals.max() >= self.words.words:
-            ordinals %= self.words.words
-        forms = self.forms.read(ordinal, per_row)
+        if len(ordinals) and ordinals.max() >= switching.words.words:
+            ordinals %= switching.words.words
+        forms = switching.forms.read(ordinal, per_row)
         same = rows == 1 or not np.any(epochs != epochs[0])
         epoch = int(epochs[0]) if same else np.repeat(epochs, per_row)
-        chosen, form, eligible = switcher.choose(forms, ordinals, epoch)
+        chosen, form, eligible = switching.switcher.choose(forms, ordinals, epoch)
 
         # where the chosen words end; one whose end was not read ends its row there
         row, start = np.divmod(starts[chosen], size)
         end = _ends(bits, row, start)
         whole = end <= size
         kept = Replacements(row[whole], start[whole], end[whole], form[whole])
-        begin, shift, filled = switcher.apply(tokens, kept, inputs, targets)
+        begin, shift, filled = switching.switcher.apply(tokens, kept, inputs, targets)
         filled[row[~whole]] += start[~whole] - size
 
         # the words that start in a sequence: in the original, those before the token at which it ends

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prealign.config.training import Align
+from prealign.config.training import AlignConfig
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 from prealign.random_streams import mix, uniform
@@ -41,7 +41,7 @@ class WordBatch:
 class WordBatches:
     """Draws word batches; a pure function of ``(seed, step)``."""
 
-    def __init__(self, lexicon: CompiledLexicon, config: Align, seed: int) -> None:
+    def __init__(self, lexicon: CompiledLexicon, config: AlignConfig, seed: int) -> None:
         self.lexicon = lexicon
         self.config = config
         self.seed = seed

@@ -16,7 +16,7 @@ from typing import Any
 
 import deepspeed
 
-from prealign.config.running import Checkpoint as Settings
+from prealign.config.running import CheckpointConfig
 from prealign.distributed.manifest import damage, read_manifest, write_manifest
 from prealign.distributed.piece_files import Batch, PieceReader, batches, write_batches
 from prealign.distributed.pieces import (
@@ -53,7 +53,7 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints in one folder. All ranks call every method, in the same order."""
 
-    def __init__(self, folder: Path, world: World, settings: Settings) -> None:
+    def __init__(self, folder: Path, world: World, settings: CheckpointConfig) -> None:
         self._folder = folder
         self._world = world
         self._settings = settings
@@ -164,7 +164,7 @@ class Checkpoints:
             manifest, wrong = read_manifest(folder)
             found = [wrong] if wrong else []
             files = sorted(manifest.get("files", {}).items())
-            found += damage(folder, dict(files[self._world.rank :: self._world.ranks]))
+            found += damage(folder, dict(files[self._world.rank :: self._world.world_size]))
             found = sorted({line for lines in self._world.gather(found) for line in lines})
             if not found:
                 self._warn_of_newer(name)
@@ -291,7 +291,7 @@ def _contents(engine: deepspeed.DeepSpeedEngine, world: World, step: int, state:
 
 def _layout(engine: deepspeed.DeepSpeedEngine, world: World) -> dict[str, int]:
     zero_stage = engine.zero_optimization_stage()
-    return {"ranks": world.ranks, "tensor_ranks": world.tensor_ranks, "zero_stage": zero_stage}
+    return {"ranks": world.world_size, "tensor_ranks": world.tp_size, "zero_stage": zero_stage}
 
 
 def _check_shapes(folder: Path, found: dict[str, list[int]], expected: dict[str, list[int]]) -> None:

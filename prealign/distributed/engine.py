@@ -24,12 +24,12 @@ InitialValue = Callable[[str, torch.Size], torch.Tensor]
 """Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
 
 
-def deepspeed_config(recipe: Recipe, row_ranks: int) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe, dp_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the recipe's ``deepspeed:`` section is merged over it, key by key."""
     optimizer = recipe.optimizer
     generated = {
         "train_micro_batch_size_per_gpu": recipe.batch.micro_batch_size,
-        "gradient_accumulation_steps": recipe.accumulation(row_ranks),
+        "gradient_accumulation_steps": recipe.accumulation(dp_size),
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -65,14 +65,14 @@ def build_model(
 ) -> JointModel:
     """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
-    group = (world.data_group or dist.group.WORLD) if world.data_ranks > 1 else None
-    config = deepspeed_config(recipe, world.row_ranks)
+    group = (world.replica_group or dist.group.WORLD) if world.replicas > 1 else None
+    config = deepspeed_config(recipe, world.dp_size)
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ refuses a second engine in a process, as every stage has one
-    with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.data_group, enabled=sharded):
+    with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.replica_group, enabled=sharded):
         model = JointModel(recipe, group, objectives)
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-            if not sharded or world.data_rank == 0:
+            if not sharded or world.replica_rank == 0:
                 parameter.copy_(initial_value(name, parameter.shape))
     return model
 
@@ -96,11 +96,11 @@ def initialise_engine(
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         model_parameters=_parameter_groups(model),
-        config=deepspeed_config(recipe, world.row_ranks),
+        config=deepspeed_config(recipe, world.dp_size),
         lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
         dist_init_required=False,
     )
-    if world.tensor_ranks > 1:
+    if world.tp_size > 1:
         engine.first_dataloader_check.remove()  # it sends the first batch around; batches are equal by construction
     if recipe.parallel.zero_stage == 0:
         engine.basic_optimizer.state.clear()  # of that empty step, which would count in Adam's bias correction

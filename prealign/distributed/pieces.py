@@ -1,8 +1,8 @@
 """What of the model and its optimizer this rank holds, for every ZeRO stage in the same terms.
 
-DeepSpeed steps an optimizer over *holders*: fp32 tensors that are parameters themselves (fp32 without ZeRO), fp32
+DeepSpeed steps an optimizer over *masters*: fp32 tensors that are parameters themselves (fp32 without ZeRO), fp32
 copies of them (bf16 without ZeRO), or flat tensors that hold this rank's part of many parameters (ZeRO 1 to 3). A
-`Piece` says which range of which parameter, or of a tensor rank's shard of it, lies where in which holder. Parameters
+`Piece` says which range of which parameter, or of a tensor rank's shard of it, lies where in which master. Parameters
 and their elements are the same for every layout, so what the pieces of one layout write, the pieces of any other read.
 """
 
@@ -26,17 +26,17 @@ WEIGHT = "weight"
 @dataclass(frozen=True)
 class Piece:
     """Elements ``[start, start + length)`` of the flattened ``shard`` of parameter ``name``, at ``offset`` in
-    ``holder``."""
+    ``master``."""
 
     name: str
     shard: Shard
     start: int
     length: int
-    holder: torch.Tensor
+    master: torch.Tensor
     offset: int
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The piece of ``tensor``, which has the holder's shape: ``[length]``, sharing its memory."""
+        """The piece of ``tensor``, which has the master's shape: ``[length]``, sharing its memory."""
         return tensor.detach().view(-1).narrow(0, self.offset, self.length)
 
     def share(self, rank: int, ranks: int) -> "Piece":
@@ -68,7 +68,7 @@ def held_pieces(engine: deepspeed.DeepSpeedEngine) -> list[Piece]:
         place = find(parameter)
         if place is not None and place.length > 0:
             shard = shard_of(engine, name, parameter)
-            pieces.append(Piece(name, shard, place.start, place.length, place.holder, place.offset))
+            pieces.append(Piece(name, shard, place.start, place.length, place.master, place.offset))
     return pieces
 
 
@@ -77,31 +77,31 @@ def owned_pieces(engine: deepspeed.DeepSpeedEngine, world: World) -> list[Piece]
     pieces = []
     for piece in held_pieces(engine):
         if engine.zero_optimization_stage() == 0:  # every data rank holds everything
-            piece = piece.share(world.data_rank, world.data_ranks)
+            piece = piece.share(world.replica_rank, world.replicas)
         if piece.shard.ranks == 1:  # and every tensor rank
-            piece = piece.share(world.tensor_rank, world.tensor_ranks)
+            piece = piece.share(world.tp_rank, world.tp_size)
         pieces.append(piece)
     return [piece for piece in pieces if piece.length > 0]
 
 
 def tensors_of(engine: deepspeed.DeepSpeedEngine, piece: Piece) -> dict[str, torch.Tensor]:
     """Weight and optimizer state of a piece, each ``[length]``, sharing the engine's memory."""
-    found = {WEIGHT: piece.view(piece.holder)}
-    for key, value in engine.basic_optimizer.state.get(piece.holder, {}).items():
-        if _is_elementwise(value, piece.holder):
+    found = {WEIGHT: piece.view(piece.master)}
+    for key, value in engine.basic_optimizer.state.get(piece.master, {}).items():
+        if _is_elementwise(value, piece.master):
             found[key] = piece.view(value)
     return found
 
 
 def optimizer_facts(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
     """What the optimizer keeps beside the pieces, as plain values equal on all ranks: names and dtypes of its
-    element-wise tensors, its counters per holder and per group."""
+    element-wise tensors, its counters per master and per group."""
     optimizer = engine.basic_optimizer
     tensors: dict[str, str] = {}
     counters: dict[str, dict[str, Any]] = {}
-    for holder in _holders(engine):
-        for key, value in optimizer.state.get(holder, {}).items():
-            if _is_elementwise(value, holder):
+    for master in _masters(engine):
+        for key, value in optimizer.state.get(master, {}).items():
+            if _is_elementwise(value, master):
                 tensors[key] = str(value.dtype).removeprefix("torch.")
             elif isinstance(value, torch.Tensor):
                 counters[key] = {"value": float(value), "tensor": True}
@@ -117,15 +117,15 @@ def restore_optimizer(engine: deepspeed.DeepSpeedEngine, facts: dict[str, Any]) 
     optimizer = engine.basic_optimizer
     flags = optimizer.param_groups[0]
     on_device = flags.get("fused") or flags.get("capturable")  # where torch's optimizers keep their counters
-    for holder in _holders(engine):
-        state = optimizer.state[holder]
+    for master in _masters(engine):
+        state = optimizer.state[master]
         for key, dtype in facts["tensors"].items():
-            if not _is_elementwise(state.get(key), holder):
-                state[key] = torch.zeros_like(holder, dtype=getattr(torch, dtype), requires_grad=False)
+            if not _is_elementwise(state.get(key), master):
+                state[key] = torch.zeros_like(master, dtype=getattr(torch, dtype), requires_grad=False)
         for key, counter in facts["counters"].items():
             value = counter["value"]
             if counter["tensor"]:
-                device = holder.device if on_device else "cpu"
+                device = master.device if on_device else "cpu"
                 value = torch.tensor(value, dtype=torch.float32, device=device)
             state[key] = value
         for key in set(state) - facts["tensors"].keys() - facts["counters"].keys():
@@ -142,7 +142,7 @@ def prepare_for_reading(engine: deepspeed.DeepSpeedEngine) -> None:
 
 
 def refresh_model(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Make the model's own parameters those of the holders; all ranks call it."""
+    """Make the model's own parameters those of the masters; all ranks call it."""
     optimizer = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage == 3:
@@ -154,15 +154,15 @@ def refresh_model(engine: deepspeed.DeepSpeedEngine) -> None:
     elif stage > 0:
         optimizer.update_lp_params()
     else:
-        for parameter, (holder, offset) in _replicated_places(engine).items():
-            parameter.detach().view(-1).copy_(holder.detach().view(-1).narrow(0, offset, parameter.numel()))
+        for parameter, (master, offset) in _replicated_places(engine).items():
+            parameter.detach().view(-1).copy_(master.detach().view(-1).narrow(0, offset, parameter.numel()))
 
 
 @dataclass(frozen=True)
 class _Place:
     start: int
     length: int
-    holder: torch.Tensor
+    master: torch.Tensor
     offset: int
 
 
@@ -186,22 +186,22 @@ def _finder(engine: deepspeed.DeepSpeedEngine) -> Callable[[nn.Parameter], _Plac
             mapping = parameter._hp_mapping
             if mapping is None:
                 return None
-            holder = groups[mapping.param_group_index]["params"][0]
+            master = groups[mapping.param_group_index]["params"][0]
             whole, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-            return _Place(whole.start, whole.numel, holder, flat.start)
+            return _Place(whole.start, whole.numel, master, flat.start)
 
         return flattened
     places = _replicated_places(engine)
 
     def replicated(parameter: nn.Parameter) -> _Place:
-        holder, offset = places.get(parameter, (parameter, 0))
-        return _Place(0, parameter.numel(), holder, offset)
+        master, offset = places.get(parameter, (parameter, 0))
+        return _Place(0, parameter.numel(), master, offset)
 
     return replicated
 
 
 def _replicated_places(engine: deepspeed.DeepSpeedEngine) -> dict[nn.Parameter, tuple[torch.Tensor, int]]:
-    """bf16 parameter -> its fp32 holder and place in it, without ZeRO; empty in fp32."""
+    """bf16 parameter -> its fp32 master and place in it, without ZeRO; empty in fp32."""
     optimizer = engine.optimizer
     places = {}
     if hasattr(optimizer, "fp32_groups_flat"):
@@ -216,7 +216,7 @@ def _replicated_places(engine: deepspeed.DeepSpeedEngine) -> dict[nn.Parameter, 
     return places
 
 
-def _holders(engine: deepspeed.DeepSpeedEngine) -> Iterator[torch.Tensor]:
+def _masters(engine: deepspeed.DeepSpeedEngine) -> Iterator[torch.Tensor]:
     if engine.zero_optimization_stage() == 3:  # its groups are empty between steps
         yield from engine.optimizer.fp32_partitioned_groups_flat
     else:
@@ -224,8 +224,8 @@ def _holders(engine: deepspeed.DeepSpeedEngine) -> Iterator[torch.Tensor]:
             yield from group["params"]
 
 
-def _is_elementwise(value: Any, holder: torch.Tensor) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape == holder.shape
+def _is_elementwise(value: Any, master: torch.Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape == master.shape
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:

@@ -71,7 +71,7 @@ def _full_shards(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, Shard
     """Name, shard and fp32 value of every parameter as its tensor rank holds it."""
     if engine.zero_optimization_stage() == 0:
         for piece in held_pieces(engine):
-            yield piece.name, piece.shard, piece.view(piece.holder)
+            yield piece.name, piece.shard, piece.view(piece.master)
     else:
         for name, parameter in engine.module.named_parameters():
             yield name, shard_of(engine, name, parameter), safe_get_full_fp32_param(parameter)

@@ -23,49 +23,50 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: ``rank`` of ``ranks``, and its device.
+    """This process among all: ``rank`` of ``world_size``, and its device.
 
-    ``tensor_ranks`` consecutive ranks share the weights of one replica of the model and see the same tokens. Words are
-    dealt over the ``data_ranks`` replicas. Rows of text are dealt over ``row_ranks`` groups of ``sequence_ranks``
-    consecutive replicas, each of which holds an equal part of their positions.
+    ``tp_size`` consecutive ranks (tensor parallelism) share the weights of one replica of the model and see the same
+    tokens. Words are dealt over the ``replicas``, which ZeRO shards over too. Rows of text are dealt over ``dp_size``
+    groups (data parallelism) of ``sp_size`` consecutive replicas (sequence parallelism), each of which holds an equal
+    part of their positions: ``world_size = dp_size * sp_size * tp_size``.
     """
 
     rank: int
-    ranks: int
+    world_size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
     """Group of all ranks over gloo, for small decisions that must not wait for the device; None: the default group."""
-    tensor_ranks: int = 1
-    data_group: dist.ProcessGroup | None = None
+    tp_size: int = 1
+    replica_group: dist.ProcessGroup | None = None
     """Ranks with the same place in their replicas; None: the default group, where replicas have one rank."""
-    sequence_ranks: int = 1
+    sp_size: int = 1
     exchange: Exchange | None = None
     """How the replicas that share rows of text attend over them; None: no rows are shared."""
 
     @property
-    def tensor_rank(self) -> int:
+    def tp_rank(self) -> int:
         """Place of this rank in its replica."""
-        return self.rank % self.tensor_ranks
+        return self.rank % self.tp_size
 
     @property
-    def data_rank(self) -> int:
+    def replica_rank(self) -> int:
         """Number of this rank's replica."""
-        return self.rank // self.tensor_ranks
+        return self.rank // self.tp_size
 
     @property
-    def data_ranks(self) -> int:
+    def replicas(self) -> int:
         """Replicas of the model."""
-        return self.ranks // self.tensor_ranks
+        return self.world_size // self.tp_size
 
     @property
-    def row_rank(self) -> int:
-        """Which of the `row_ranks` groups of replicas this rank belongs to."""
-        return self.data_rank // self.sequence_ranks
+    def dp_rank(self) -> int:
+        """Which of the `dp_size` groups of replicas this rank belongs to."""
+        return self.replica_rank // self.sp_size
 
     @property
-    def row_ranks(self) -> int:
+    def dp_size(self) -> int:
         """Groups of replicas that have rows of text of their own."""
-        return self.data_ranks // self.sequence_ranks
+        return self.replicas // self.sp_size
 
     @property
     def is_first(self) -> bool:
@@ -74,18 +75,18 @@ class World:
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over replicas, in place."""
-        dist.all_reduce(tensor, group=self.data_group)
+        dist.all_reduce(tensor, group=self.replica_group)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (plain values), in rank order, on every rank."""
-        values: list[Any] = [None] * self.ranks
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; all ranks call it and get the same answer."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return flag
         answer = torch.tensor([flag], dtype=torch.int32)
         dist.all_reduce(answer, dist.ReduceOp.MAX, group=self.control)
@@ -93,7 +94,7 @@ class World:
 
     def first(self, value: Value) -> Value:
         """The first rank's value, on all ranks."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
@@ -118,7 +119,7 @@ class World:
 
 
 @contextmanager
-def running_world(tensor_ranks: int = 1, sequence_ranks: int = 1) -> Iterator[World]:
+def running_world(tp_size: int = 1, sp_size: int = 1) -> Iterator[World]:
     """Join the process group that the launcher describes (``deepspeed``, ``torchrun``), or a group of one, and leave
     it. Raises `UserError` where the sizes do not divide it."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -147,7 +148,7 @@ def running_world(tensor_ranks: int = 1, sequence_ranks: int = 1) -> Iterator[Wo
         raise _cannot_meet(str(error)) from None
     try:
         control = dist.new_group(backend="gloo") if on_gpu else None
-        yield world_of(device, control, tensor_ranks, sequence_ranks)
+        yield world_of(device, control, tp_size, sp_size)
     finally:
         dist.destroy_process_group()
 
@@ -180,25 +181,25 @@ def _cannot_meet(reason: str) -> UserError:
     )
 
 
-def row_ranks(ranks: int, tensor_ranks: int, sequence_ranks: int) -> int:
-    """`World.row_ranks`; raises `UserError` where the sizes do not divide ``ranks``."""
-    if ranks % (tensor_ranks * sequence_ranks):
+def dp_size(world_size: int, tp_size: int, sp_size: int) -> int:
+    """`World.dp_size`; raises `UserError` where the sizes do not divide ``world_size``."""
+    if world_size % (tp_size * sp_size):
         raise UserError(
-            f"parallel: found tensor_parallel_size={tensor_ranks} and sequence_parallel_size={sequence_ranks} on "
-            f"{ranks} ranks; expected ranks divisible by their product"
+            f"parallel: found tensor_parallel_size={tp_size} and sequence_parallel_size={sp_size} on "
+            f"{world_size} ranks; expected ranks divisible by their product"
         )
-    return ranks // (tensor_ranks * sequence_ranks)
+    return world_size // (tp_size * sp_size)
 
 
-def world_of(device: torch.device, control: dist.ProcessGroup | None, tensor_ranks: int, sequence_ranks: int) -> World:
+def world_of(device: torch.device, control: dist.ProcessGroup | None, tp_size: int, sp_size: int) -> World:
     """This process among those of the default group; all ranks call it."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    row_ranks(ranks, tensor_ranks, sequence_ranks)
-    numbers = torch.arange(ranks).view(-1, sequence_ranks, tensor_ranks)
-    data_group = exchange = None
-    if tensor_ranks > 1:
-        data_group, _ = dist.new_subgroups_by_enumeration(numbers.flatten(0, 1).T.tolist())
-    if sequence_ranks > 1:
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    dp_size(world_size, tp_size, sp_size)
+    numbers = torch.arange(world_size).view(-1, sp_size, tp_size)
+    replica_group = exchange = None
+    if tp_size > 1:
+        replica_group, _ = dist.new_subgroups_by_enumeration(numbers.flatten(0, 1).T.tolist())
+    if sp_size > 1:
         shared, _ = dist.new_subgroups_by_enumeration(numbers.transpose(1, 2).flatten(0, 1).tolist())
         exchange = UlyssesExchange(shared)
-    return World(rank, ranks, device, control, tensor_ranks, data_group, sequence_ranks, exchange)
+    return World(rank, world_size, device, control, tp_size, replica_group, sp_size, exchange)

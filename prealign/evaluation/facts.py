@@ -86,8 +86,8 @@ def statement_nats(
     nats = torch.zeros(len(statements), dtype=torch.float64, device=world.device)
     order = np.argsort([len(statement) for statement in statements], kind="stable")
     rows = max(1, tokens_per_pass // max(len(statement) for statement in statements))
-    for first in range(0, len(statements), rows * world.data_ranks):
-        mine = order[first + world.data_rank * rows : first + (world.data_rank + 1) * rows]
+    for first in range(0, len(statements), rows * world.replicas):
+        mine = order[first + world.replica_rank * rows : first + (world.replica_rank + 1) * rows]
         # a rank without a share repeats the last statement, so that all ranks make as many passes
         part = [statements[number] for number in (mine if len(mine) else order[-1:])]
         inputs = torch.zeros((len(part), max(map(len, part))), dtype=torch.int64)
@@ -111,8 +111,7 @@ def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, 
 
     ``pooled``: all frequencies together. ``metrics``: the run's `metrics.jsonl`.
     """
-    settings = test.data.recipe.facts
-    assert settings is not None
+    settings = test.data.recipe.injected_facts
     by_period: dict[int, dict[str, float]] = {}
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     for row in map(json.loads, lines):
@@ -144,8 +143,7 @@ def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, 
 def facts_now(test: FactsTest, model: torch.nn.Module, world: World, steps: int) -> dict[str, Any]:
     """Accuracy of this model on the facts of the last period that has ended: by panel and frequency, with the 95 %
     Wilson interval over the facts. Raises `NotMeasured` before the first period's end."""
-    settings = test.data.recipe.facts
-    assert settings is not None
+    settings = test.data.recipe.injected_facts
     period = settings.ended(steps)
     if period is None:
         raise NotMeasured(f"no period of facts has ended by step {steps}")

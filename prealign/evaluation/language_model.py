@@ -88,8 +88,8 @@ def heldout_losses(
     rows = recipe.batch.micro_batch_size
     nats = torch.zeros((windows, context), dtype=torch.float64, device=world.device)
     began, forward = time.perf_counter(), 0.0
-    for first in range(0, windows, rows * world.row_ranks):
-        mine = first + world.row_rank * rows + np.arange(rows)
+    for first in range(0, windows, rows * world.dp_size):
+        mine = first + world.dp_rank * rows + np.arange(rows)
         text = text_inputs(
             _windows(store.tokens[: predicted + 1], mine, windows, context, stride),
             world.device,

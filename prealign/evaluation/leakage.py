@@ -46,7 +46,7 @@ def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, An
     places, prompts = draw_prompts(data)
     leaked = torch.zeros((len(recipe.targets), len(prompts)), dtype=torch.int64, device=world.device)
     written: dict[int, np.ndarray] = {}
-    for first in range(world.rank * _ROWS, len(prompts), _ROWS * world.ranks):
+    for first in range(world.rank * _ROWS, len(prompts), _ROWS * world.world_size):
         numbers = np.arange(first, min(first + _ROWS, len(prompts)))
         batch = torch.from_numpy(prompts[numbers]).to(world.device)
         tokens = sample(

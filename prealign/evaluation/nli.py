@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from prealign.config import Recipe
-from prealign.config.nli import Nli, NliData
-from prealign.config.training import Batch
+from prealign.config.nli import NliConfig, NliDataConfig
+from prealign.config.training import BatchConfig
 from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import initialise_engine
 from prealign.distributed.world import World
@@ -61,14 +61,14 @@ def transfer(model: JointModel, data: PreparedData, world: World, task: str) -> 
     settings = getattr(data.recipe.evaluation, task)
     if settings is None:
         raise NotMeasured(f"no pairs of sentences (evaluation.{task})")
-    if settings.batch_size % world.ranks:
+    if settings.batch_size % world.world_size:
         raise UserError(
-            f"evaluation.{task}.batch_size: found {settings.batch_size} on {world.ranks} ranks; expected a "
+            f"evaluation.{task}.batch_size: found {settings.batch_size} on {world.world_size} ranks; expected a "
             f"multiple of them"
         )
     source = data.recipe.source_language
 
-    def examples(language: str, rows: NliData, key: str) -> Examples:
+    def examples(language: str, rows: NliDataConfig, key: str) -> Examples:
         return _examples(data, language, read_pairs(rows, f"evaluation.{task}.{key}", settings.labels))
 
     train = examples(source, settings.train, "train")
@@ -90,7 +90,7 @@ def transfer(model: JointModel, data: PreparedData, world: World, task: str) -> 
     return {"languages": result, "chance": 1 / len(settings.labels), "trained_on": len(train[0]), "runs": runs}
 
 
-def _tests(settings: Nli, recipe: Recipe) -> dict[str, NliData]:
+def _tests(settings: NliConfig, recipe: Recipe) -> dict[str, NliDataConfig]:
     """The test sets; a clone of the source that has none of its own takes the source's."""
     found = {name: settings.test[name] for name in recipe.languages if name in settings.test}
     source = settings.test.get(recipe.source_language)
@@ -106,7 +106,7 @@ def _examples(data: PreparedData, language: str, pairs: list[Pair]) -> Examples:
 
 def _fine_tune(
     model: JointModel,
-    settings: Nli,
+    settings: NliConfig,
     recipe: Recipe,
     world: World,
     seed: int,
@@ -115,8 +115,8 @@ def _fine_tune(
     tests: dict[str, Examples],
 ) -> dict[str, Any]:
     """One seed; returns its accuracies by epoch, the chosen epoch (from 1) and its test accuracies."""
-    sizes = Batch.over(world.ranks, settings.batch_size, recipe.batch.micro_batch_size)
-    per_rank, micro = settings.batch_size // world.ranks, sizes.micro_batch_size
+    sizes = BatchConfig.over(world.world_size, settings.batch_size, recipe.batch.micro_batch_size)
+    per_rank, micro = settings.batch_size // world.world_size, sizes.micro_batch_size
     steps = len(train[0]) // settings.batch_size
     gpt = copy.deepcopy(model.gpt).requires_grad_(True)
     engine = initialise_engine(
@@ -145,7 +145,7 @@ def _fine_tune(
     return {"seed": seed, "epoch": best + 1, "test": epochs[best]["test"], "epochs": epochs}
 
 
-def _learning_rate(settings: Nli, steps: int) -> Callable[[int], float]:
+def _learning_rate(settings: NliConfig, steps: int) -> Callable[[int], float]:
     warmup = round(settings.warmup * steps)
 
     def rate(step: int) -> float:
@@ -171,7 +171,7 @@ def accuracy(engine: nn.Module, world: World, examples: Examples, rows: int) -> 
 
 def _shares(examples: Examples, world: World, rows: int) -> Iterator[np.ndarray]:
     order = np.argsort([len(ids) for ids in examples[0]], kind="stable")
-    for first in range(0, len(order), rows * world.ranks):
+    for first in range(0, len(order), rows * world.world_size):
         yield order[first + world.rank * rows : first + (world.rank + 1) * rows]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prealign.config.nli import NliData
+from prealign.config.nli import NliDataConfig
 from prealign.errors import UserError
 from prealign.evaluation.generated_pairs import generate
 from prealign.text.clone_tokenizer import CloneTokenizer
@@ -19,7 +19,7 @@ Pair = tuple[str, str, int]
 """Premise, hypothesis, and the number of the label."""
 
 
-def read_pairs(data: NliData, key: str, labels: list[str]) -> list[Pair]:
+def read_pairs(data: NliDataConfig, key: str, labels: list[str]) -> list[Pair]:
     """The pairs of a file or dataset, or generated, at most `max_rows`; ``key`` names the recipe's key in errors.
     Raises `UserError`."""
     if data.generated is not None:
@@ -61,7 +61,7 @@ def _from_file(path: Path, key: str, labels: list[str]) -> list[Pair]:
     return pairs
 
 
-def _from_hub(data: NliData, key: str, labels: list[str]) -> list[Pair]:
+def _from_hub(data: NliDataConfig, key: str, labels: list[str]) -> list[Pair]:
     import datasets
 
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prealign.config.facts import Facts, statement_room
+from prealign.config.facts import FactsConfig, statement_room
 from prealign.errors import UserError
 from prealign.facts.drawing import Fact
 from prealign.facts.statements import Statements
@@ -25,7 +25,7 @@ from prealign.text.words import word_spans
 
 
 @dataclass(frozen=True)
-class Piece:
+class Passage:
     """Tokens of a sample and the words in them (``starts``, ``ends``: indices into ``tokens``)."""
 
     tokens: np.ndarray
@@ -33,13 +33,12 @@ class Piece:
     ends: np.ndarray
 
 
-def write_statements(statements: Statements, facts: list[Fact], period: int, language: str) -> list[Piece]:
+def write_statements(statements: Statements, facts: list[Fact], period: int, language: str) -> list[Passage]:
     """All statements of a period in a language, as they are trained on, in the order in which they fill samples.
 
     ``facts``: of this period and language.
     """
-    settings = statements.recipe.facts
-    assert settings is not None
+    settings = statements.recipe.injected_facts
     written = [
         _statement(statements, fact, language, repetition) for fact in facts for repetition in range(fact.frequency)
     ]
@@ -50,7 +49,7 @@ def write_statements(statements: Statements, facts: list[Fact], period: int, lan
 
 def build_period(
     folder: Path,
-    written: list[Piece],
+    written: list[Passage],
     statements: Statements,
     text: Path,
     period: int,
@@ -63,8 +62,7 @@ def build_period(
     fills samples up.
     """
     recipe = statements.recipe
-    settings = recipe.facts
-    assert settings is not None
+    settings = recipe.injected_facts
     context = recipe.model.context
     number = list(recipe.languages).index(language)
     cuts = pack([len(piece.tokens) for piece in written], settings.windows(context), statement_room(context))
@@ -79,7 +77,7 @@ def build_period(
             room = context - sum(len(piece.tokens) for piece in inside)
             draw = int(mix(settings.seed, Draw.FACTS_ORDER, number, period, window))
             before, after = filler.pieces(draw, room // 2 - 1, room - room // 2)
-            pieces = [Piece(np.append(before.tokens, end), before.starts, before.ends), *inside, after]
+            pieces = [Passage(np.append(before.tokens, end), before.starts, before.ends), *inside, after]
             store.append(
                 np.concatenate([piece.tokens for piece in pieces]), np.array([len(piece.tokens) for piece in pieces])
             )
@@ -95,7 +93,7 @@ def build_period(
         )
 
 
-def _statement(statements: Statements, fact: Fact, language: str, repetition: int) -> Piece:
+def _statement(statements: Statements, fact: Fact, language: str, repetition: int) -> Passage:
     """A statement as it is trained on, its end-of-document token included."""
     template = fact.template_of(repetition, statements.templates(fact))
     ids = statements.ids(fact, language, template)
@@ -104,10 +102,10 @@ def _statement(statements: Statements, fact: Fact, language: str, repetition: in
         written = statements.tokenizer.words[language].to_clone(written)
     local = ids - statements.recipe.token_offset(language)
     starts, ends, _ = word_spans(written, statements.tokenizer.tokenizer.token_lengths[local])
-    return Piece(np.append(ids, statements.end_of_document(language)), starts, ends)
+    return Passage(np.append(ids, statements.end_of_document(language)), starts, ends)
 
 
-def check_room(settings: Facts, groups: list[list[Piece]], context: int) -> None:
+def check_room(settings: FactsConfig, groups: list[list[Passage]], context: int) -> None:
     """Raise `UserError` where the statements of a period and language do not fit into the samples that they have."""
     lengths = [[len(piece.tokens) for piece in group] for group in groups]
     room, longest = statement_room(context), max(max(group) for group in lengths)
@@ -150,7 +148,7 @@ class _Filler:
     store: TokenStore
     words: WordMap
 
-    def pieces(self, draw: int, *sizes: int) -> Iterator[Piece]:
+    def pieces(self, draw: int, *sizes: int) -> Iterator[Passage]:
         """Consecutive runs of so many tokens, from a drawn place on."""
         begin = draw % max(1, len(self.store) - sum(sizes))
         for size in sizes:
@@ -158,5 +156,5 @@ class _Filler:
             starts, ends, _, _ = self.words.between(begin, end)
             tokens = self.store.tokens[begin:end].astype(np.int64)
             # a text shorter than the piece is gone through again, without its words
-            yield Piece(np.resize(tokens, size), starts, ends)
+            yield Passage(np.resize(tokens, size), starts, ends)
             begin = end % len(self.store)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prealign.config.facts import Facts
+from prealign.config.facts import FactsConfig
 from prealign.facts.names import Names
 from prealign.facts.relations import DISTRACTORS, Relation
 from prealign.random_streams import Draw, mix, permute
@@ -42,7 +42,11 @@ class Fact:
 
 
 def draw_facts(
-    settings: Facts, languages: list[str], relations: list[Relation], tokens: Callable[[str], int], avoid: set[str]
+    settings: FactsConfig,
+    languages: list[str],
+    relations: list[Relation],
+    tokens: Callable[[str], int],
+    avoid: set[str],
 ) -> list[Fact]:
     """All facts of a run. ``tokens``, ``avoid``: see `Names`."""
     names = Names(int(mix(settings.seed, Draw.FACTS)), tokens, avoid)
@@ -55,7 +59,7 @@ def draw_facts(
 
 
 def _group(
-    settings: Facts, relations: list[Relation], names: Names, period: int, language: str, frequency: int
+    settings: FactsConfig, relations: list[Relation], names: Names, period: int, language: str, frequency: int
 ) -> list[Fact]:
     numbers = range(settings.per_frequency)
     chosen = [relations[number % len(relations)] for number in numbers]

@@ -27,13 +27,13 @@ class Relation:
 
 def relations_of(recipe: Recipe) -> list[Relation]:
     """The relations of a recipe with facts. Raises `UserError`, too, where they would get too few facts each."""
-    assert recipe.facts is not None
+    settings = recipe.injected_facts
     languages = list(dict.fromkeys(template_language(recipe, name) for name in recipe.languages))
-    relations = read_relations(recipe.facts.relations or BUILT_IN, languages)
+    relations = read_relations(settings.relations or BUILT_IN, languages)
     needed = (DISTRACTORS + 1) * len(relations)
-    if recipe.facts.per_frequency < needed:
+    if settings.per_frequency < needed:
         raise UserError(
-            f"facts.per_frequency: found {recipe.facts.per_frequency}; expected at least {needed}, {DISTRACTORS + 1} "
+            f"facts.per_frequency: found {settings.per_frequency}; expected at least {needed}, {DISTRACTORS + 1} "
             f"for each of {len(relations)} relations"
         )
     return relations

@@ -6,7 +6,7 @@ from collections import Counter
 
 import regex
 
-from prealign.config.texts import Language
+from prealign.config.texts import LanguageConfig
 
 _MARKUP = regex.compile(
     r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|【[^【】]*】|《[^《》]*》|(?<!\S)/[^/\s][^/]*/(?!\S)"
@@ -67,7 +67,7 @@ class Dropped:
 class Cleaner:
     """Cleans the words of one language by the facts that the recipe knows of it."""
 
-    def __init__(self, language: Language, max_words: int) -> None:
+    def __init__(self, language: LanguageConfig, max_words: int) -> None:
         self._leading = {word.lower() for word in language.leading_words}
         self._fragments = {word.lower() for word in language.fragments}
         self._marks = dict.fromkeys(map(ord, language.optional_marks))

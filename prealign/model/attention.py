@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prealign.errors import UserError
-from prealign.model.layout import Dense, Group, Layout, Run
+from prealign.model.layout import AttentionCall, Dense, Group, Layout
 
 Backend = Literal["auto", "sdpa", "flash"]
 Packed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
@@ -73,14 +73,14 @@ def attend_by_run(
 ) -> torch.Tensor:
     """One call for all short rows together, one for every group of long ones."""
     mixed = []
-    sizes = [run.tokens for run in layout.runs]
-    for run, *parts in zip(layout.runs, q.split(sizes), k.split(sizes), v.split(sizes)):
-        if run.boundaries is None:
-            mixed.append(_by_row(dense, run.groups[0], parts))
-        elif run.groups[0].exchange is None:
-            mixed.append(packed(parts[0], parts[1], parts[2], run.boundaries, run.longest))
+    sizes = [call.tokens for call in layout.calls]
+    for call, *parts in zip(layout.calls, q.split(sizes), k.split(sizes), v.split(sizes)):
+        if call.boundaries is None:
+            mixed.append(_by_row(dense, call.groups[0], parts))
+        elif call.groups[0].exchange is None:
+            mixed.append(packed(parts[0], parts[1], parts[2], call.boundaries, call.longest))
         else:
-            mixed.append(_by_row(_of_rows(packed, run), run.groups[0], parts))
+            mixed.append(_by_row(_of_rows(packed, call), call.groups[0], parts))
     return _joined(mixed, q)
 
 
@@ -91,11 +91,11 @@ def _by_row(attend: Dense, group: Group, parts: Sequence[torch.Tensor]) -> torch
     return mixed.flatten(0, 1)
 
 
-def _of_rows(packed: Packed, run: Run) -> Dense:
+def _of_rows(packed: Packed, call: AttentionCall) -> Dense:
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        assert run.boundaries is not None
+        assert call.boundaries is not None
         flat = [part.flatten(0, 1) for part in (q, k, v)]
-        return packed(flat[0], flat[1], flat[2], run.boundaries, run.longest).view_as(q)
+        return packed(flat[0], flat[1], flat[2], call.boundaries, call.longest).view_as(q)
 
     return attend
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from prealign.config.recipe import Model
+from prealign.config.recipe import ModelConfig
 from prealign.kernels import pool_spans
 from prealign.model.attention import SelfAttention
 from prealign.model.layout import Layout
@@ -56,7 +56,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size)
         self.attention = SelfAttention(config.hidden_size, config.heads, config.attention)
@@ -84,7 +84,7 @@ class Recomputation:
 class GPT(nn.Module):
     """The decoder without its LM head."""
 
-    def __init__(self, config: Model, vocab_size: int, recompute: Recomputation, words_after_norm: bool) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, recompute: Recomputation, words_after_norm: bool) -> None:
         super().__init__()
         self.embedding = Embedding(vocab_size, config.context, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))

@@ -50,10 +50,10 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Run:
+class AttentionCall:
     """Consecutive groups that one variable-length attention call handles.
 
-    ``boundaries``: int32 ``[sequences + 1]``, where each sequence begins among the run's tokens (cu_seqlens; those of
+    ``boundaries``: int32 ``[sequences + 1]``, where each sequence begins among the call's tokens (cu_seqlens; those of
     the whole rows, where ranks hold parts), or None: equal rows, better handled as such. ``longest``: no sequence is
     longer.
     """
@@ -77,20 +77,22 @@ class Layout:
         return [group.tokens for group in self.groups]
 
     @cached_property
-    def runs(self) -> tuple[Run, ...]:
+    def calls(self) -> tuple[AttentionCall, ...]:
         """Groups of short rows (words) together, every other group by itself."""
-        runs = []
+        calls = []
         for packed, found in groupby(self.groups, key=_is_short):
             groups = tuple(found)
             if packed:
                 lengths = torch.cat([torch.full((group.rows,), group.length) for group in groups])
                 boundaries = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).int().to(self.device)
-                runs.append(Run(sum(g.tokens for g in groups), groups, boundaries, max(g.length for g in groups)))
+                calls.append(
+                    AttentionCall(sum(g.tokens for g in groups), groups, boundaries, max(g.length for g in groups))
+                )
             else:
                 for group in groups:
                     longest = group.length if group.documents is None else group.documents.shape[1]
-                    runs.append(Run(group.tokens, (group,), _document_boundaries(group), longest))
-        return tuple(runs)
+                    calls.append(AttentionCall(group.tokens, (group,), _document_boundaries(group), longest))
+        return tuple(calls)
 
 
 def _is_short(group: Group) -> bool:

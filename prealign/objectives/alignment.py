@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from prealign.config.training import Align
+from prealign.config.training import AlignConfig
 from prealign.kernels import multilayer_infonce
 from prealign.objectives.inputs import ModelInputs
 from prealign.objectives.terms import Features, Term
@@ -13,7 +13,7 @@ class Alignment:
     """``weight * sum_l L^l_align``. It logs ``align_loss``, the unweighted sum over layers, and by layer
     ``align_loss_layers`` and ``align_cosine_layers``, the mean cosine of positives."""
 
-    def __init__(self, config: Align, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, config: AlignConfig, group: dist.ProcessGroup | None) -> None:
         """``group``: the ranks whose words are one batch; None: this rank alone."""
         self._config = config
         self._group = group

@@ -129,20 +129,20 @@ def _loop(stream: TokenStream, windows: list[int]) -> list[tuple[np.ndarray, np.
 def python_loop(stream: TokenStream, window: int, draw: random.Random) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of a window, token by token, as a collator written in plain Python makes them: the words that
     have a translation are given, the draw and the splicing are done here."""
-    assert stream.switcher is not None
-    assert stream.words is not None
-    assert stream.forms is not None
-    begin, context, lexicon = window * stream.context, stream.context, stream.switcher.lexicon
+    switching = stream.switching
+    if switching is None:
+        raise ValueError("the stream is not code-switched")
+    begin, context, lexicon = window * stream.context, stream.context, switching.switcher.lexicon
     tokens = stream.store.tokens[begin : begin + context + 1].tolist()
-    starts, ends, ordinal, _ = stream.words.between(begin, begin + len(tokens) - 1)
-    forms = stream.forms.read(np.array([ordinal]), np.array([len(starts)])).tolist()
+    starts, ends, ordinal, _ = switching.words.between(begin, begin + len(tokens) - 1)
+    forms = switching.forms.read(np.array([ordinal]), np.array([len(starts)])).tolist()
     word_at = {start: (end, form) for start, end, form in zip(starts.tolist(), ends.tolist(), forms)}
     inputs: list[int] = []
     targets: list[int] = []
     position = 0
     while position < len(tokens) - 1:
         end, form = word_at.get(position, (0, 0))
-        if form and draw.random() < stream.switcher.ratio:
+        if form and draw.random() < switching.switcher.ratio:
             ranges = [(a, b) for a, b in lexicon.translation_offsets[(form - 1) // WRITINGS].tolist() if b > a]
             if ranges:
                 surface = lexicon.translations[draw.randrange(*draw.choice(ranges))]

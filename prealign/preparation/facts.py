@@ -32,11 +32,10 @@ def prepare_facts(
     ensure: Ensure,
 ) -> Artefact:
     """Make the artefact. ``words``: the source language's counted words, which no name shall be. Raises `UserError`."""
-    assert recipe.facts is not None
     statements = Statements.of(recipe, tokenizer)  # refuses a file of relations before it is hashed
     inputs = {
         "settings": facts_settings(recipe),
-        "relations": hashes.of([recipe.facts.relations or BUILT_IN])[0],
+        "relations": hashes.of([recipe.injected_facts.relations or BUILT_IN])[0],
         "tokenizer": tokenizer.tokenizer.fingerprint,
         "languages": {name: recipe.token_offset(name) for name in recipe.languages},
         "stores": {name: stores[name].fingerprint for name in recipe.facts_languages},
@@ -47,8 +46,7 @@ def prepare_facts(
     }
 
     def build(folder: Path) -> dict[str, Any]:
-        settings = recipe.facts
-        assert settings is not None
+        settings = recipe.injected_facts
         avoid: set[str] = set()
         if words is not None:
             avoid |= {word for word, _, _ in read_counts(words.folder / "words.tsv")}

@@ -19,7 +19,7 @@ import numpy as np
 
 from prealign.artefacts import Artefact, InputHashes, ensure, open_artefact, refuse_strangers
 from prealign.config import Recipe
-from prealign.config.texts import Text
+from prealign.config.texts import TextConfig
 from prealign.data.contents import (
     HELDOUT,
     SPLITS,
@@ -90,7 +90,7 @@ class _Preparation:
         self.say = say
         self.hashes = InputHashes(self.dir / ".input_hashes.json")
         self.source = recipe.source_language
-        self._texts: dict[str, Text] = {}
+        self._texts: dict[str, TextConfig] = {}
 
     def run(self) -> None:
         self._refuse_early()
@@ -171,13 +171,13 @@ class _Preparation:
     def _split(self, name: str) -> Split:
         return split_of(self.recipe, name)
 
-    def _text(self, name: str) -> tuple[Text, str]:
+    def _text(self, name: str) -> tuple[TextConfig, str]:
         """The text of a source, its patterns replaced by the files that match when it is first asked for, and its key
         in the recipe."""
         key = f"{self.recipe.source_key(name)}.text"
         if name not in self._texts:
             text = getattr(self.recipe.sources[name], "text", None)
-            assert isinstance(text, Text)
+            assert isinstance(text, TextConfig)
             if text.files:
                 files = text_files(text, key)
                 inside = [path for path in files if path.resolve().is_relative_to(self.dir.resolve())]

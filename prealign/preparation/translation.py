@@ -16,7 +16,7 @@ import tiktoken
 
 from prealign.artefacts import Artefact, ensure, open_artefact
 from prealign.config import Recipe
-from prealign.config.translation import Translation
+from prealign.config.translation import TranslationConfig
 from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.lexicon.llm.batches import lacking, requests_for
@@ -49,7 +49,7 @@ class WordTranslation:
         if limit is not None and limit < 1:
             raise UserError(f"--limit: found {limit}; expected at least 1")
         self.recipe = recipe
-        self.settings: Translation = recipe.translation
+        self.settings: TranslationConfig = recipe.translation
         self.languages = _chosen(recipe, languages)
         self.folder = recipe.data.dir / "llm"
         self.prompt = Prompt.of(recipe)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from prealign.config.evaluation import Evaluation
+from prealign.config.evaluation import EvaluationConfig
 from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.reports.runs import Run, read_run
@@ -47,7 +47,9 @@ def read_result(folder: Path, measurement: Measurement) -> Result | None:
 def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether settings are equal; a key that an older program did not have stands for its default."""
     try:
-        known = Evaluation.model_validate(old["evaluation"]).model_dump(mode="json", include=set(new["evaluation"]))
+        known = EvaluationConfig.model_validate(old["evaluation"]).model_dump(
+            mode="json", include=set(new["evaluation"])
+        )
     except ValidationError:
         return False
     return old | {"evaluation": known} == new

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prealign.config.texts import Text
+from prealign.config.texts import TextConfig
 from prealign.errors import UserError
 from prealign.text.decoding import Decoder
 from prealign.text.encoding import DAMAGED, open_uncompressed, refuse_other_encodings
@@ -35,7 +35,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend or remove it") from None
 
 
-def jsonl_documents(path: Path, text: Text, key: str, decoder: Decoder) -> Iterator[str]:
+def jsonl_documents(path: Path, text: TextConfig, key: str, decoder: Decoder) -> Iterator[str]:
     """One object a line, or one array of objects."""
     found: list[str] | None = None
     known = False
@@ -102,7 +102,7 @@ def _shown(line: str) -> str:
     return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
 
 
-def text_documents(path: Path, text: Text, key: str, decoder: Decoder) -> Iterator[str]:
+def text_documents(path: Path, text: TextConfig, key: str, decoder: Decoder) -> Iterator[str]:
     """A document a file, a line, or between blank lines."""
     with _opened(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", errors=decoder.handler)
@@ -135,7 +135,7 @@ def _between_blank_lines(lines: Iterator[str]) -> Iterator[str]:
         yield "".join(document).removesuffix("\n")
 
 
-def parquet_documents(path: Path, text: Text, key: str, decoder: Decoder) -> Iterator[str]:
+def parquet_documents(path: Path, text: TextConfig, key: str, decoder: Decoder) -> Iterator[str]:
     """A row a document."""
     import pyarrow
     import pyarrow.parquet
@@ -193,7 +193,7 @@ def _texts(batch: Any, name: str, where: str, key: str) -> list[bytes | None]:
     return column.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()
 
 
-def hub_documents(text: Text, key: str, decoder: Decoder) -> Iterator[str]:
+def hub_documents(text: TextConfig, key: str, decoder: Decoder) -> Iterator[str]:
     """Rows of a dataset of the hub, streamed through `datasets`."""
     import datasets
     import pyarrow
@@ -216,7 +216,7 @@ def hub_documents(text: Text, key: str, decoder: Decoder) -> Iterator[str]:
         ) from None
 
 
-READERS: dict[str, Callable[[Path, Text, str, Decoder], Iterator[str]]] = {
+READERS: dict[str, Callable[[Path, TextConfig, str, Decoder], Iterator[str]]] = {
     "jsonl": jsonl_documents,
     "parquet": parquet_documents,
     "text": text_documents,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from prealign.config.loading import CONFIGS, in_configs
-from prealign.config.texts import Text
+from prealign.config.texts import TextConfig
 from prealign.errors import UserError
 from prealign.text.decoding import Decoder
 from prealign.text.encoding import COMPRESSED
@@ -35,7 +35,7 @@ class ReadCounts:
     """Files without any document, not even an empty one."""
 
 
-def text_files(text: Text, key: str) -> list[Path]:
+def text_files(text: TextConfig, key: str) -> list[Path]:
     """The files of a local text source, sorted; ``key`` names the recipe's key in errors."""
     paths: set[str] = set()
     for pattern in text.files:
@@ -60,7 +60,7 @@ def text_files(text: Text, key: str) -> list[Path]:
     return [Path(path) for path in sorted(paths)]
 
 
-def read_documents(text: Text, key: str, invalid_utf8: str, counts: ReadCounts) -> Iterator[str]:
+def read_documents(text: TextConfig, key: str, invalid_utf8: str, counts: ReadCounts) -> Iterator[str]:
     """Yield the non-empty documents of a text source in a fixed order, updating ``counts``.
 
     ``invalid_utf8`` is ``replace`` or ``refuse``. Raises `UserError` for missing files, unreadable content, a missing
@@ -90,7 +90,7 @@ def _normalized(document: str, form: str, counts: ReadCounts) -> str:
     return unicodedata.normalize(_FORMS[form], document)
 
 
-def _sources(text: Text, key: str, decoder: Decoder) -> Iterator[tuple[str, Iterator[str]]]:
+def _sources(text: TextConfig, key: str, decoder: Decoder) -> Iterator[tuple[str, Iterator[str]]]:
     """(name, documents) for each file, or for the hub dataset."""
     if text.hub is not None:
         yield text.hub, hub_documents(text, key, decoder)
@@ -99,7 +99,7 @@ def _sources(text: Text, key: str, decoder: Decoder) -> Iterator[tuple[str, Iter
         yield str(path), READERS[_format(path, text, key)](path, text, key, decoder)
 
 
-def _format(path: Path, text: Text, key: str) -> str:
+def _format(path: Path, text: TextConfig, key: str) -> str:
     if text.format != "auto":
         return text.format
     suffixes = [suffix for suffix in map(str.lower, path.suffixes) if suffix not in COMPRESSED]

@@ -147,7 +147,7 @@ class AnomalyGuard:
         samples = np.arange((self._step - 1) * size, self._step * size)
         language, epoch, window = self._dataset.locate(samples)
         nats = torch.zeros(size, dtype=torch.float64, device=self._world.device)
-        first = self._world.row_rank * (size // self._world.row_ranks)
+        first = self._world.dp_rank * (size // self._world.dp_size)
         for rows in sample_nats:
             places = np.arange(first, first + len(rows))
             places = places[np.argsort(language[places], kind="stable")]  # as `StageDataset` sorts its rows

@@ -53,7 +53,7 @@ def benchmark(
     engine = build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda step: 1e-5)
     record: dict[str, Any] = {
         "device": name,
-        "ranks": world.ranks,
+        "ranks": world.world_size,
         "torch": torch.__version__,
         "deepspeed": version("deepspeed"),
         "recipe": recipe.name,
@@ -138,7 +138,7 @@ def _summary(
     flops = tokens * text_token_flops(recipe)
     flops += statistics.mean(step.word_tokens for step in measured) * word_token_flops(recipe)
     flops += statistics.mean(infonce_flops(recipe, step.words) for step in measured)
-    rate = flops / total / world.ranks / 1e12
+    rate = flops / total / world.world_size / 1e12
     if world.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 1e9
     else:
@@ -157,12 +157,12 @@ def _summary(
 def _synthetic(stage: Stage, world: World) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
     """Random tokens; words in pairs of translations, one to four tokens each."""
     recipe = stage.recipe
-    generator = torch.Generator().manual_seed(world.row_rank)
+    generator = torch.Generator().manual_seed(world.dp_rank)
     rows, context = recipe.batch.micro_batch_size, recipe.model.context
     shared = torch.Generator().manual_seed(0)  # every rank sees the same words
     for step in itertools.count():
         micro = []
-        for _ in range(recipe.accumulation(world.row_ranks)):
+        for _ in range(recipe.accumulation(world.dp_size)):
             tokens = torch.randint(0, recipe.vocab_size, (rows, context + 1), generator=generator)
             sources, words_seen = torch.zeros(rows, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
             micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), sources, words_seen))
@@ -192,8 +192,8 @@ def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list
         dataset,
         global_batch_size=recipe.batch.global_batch_size,
         micro_batch_size=recipe.batch.micro_batch_size,
-        rank=world.row_rank,
-        ranks=world.row_ranks,
+        dp_rank=world.dp_rank,
+        dp_size=world.dp_size,
         first_step=0,
         steps=plan.steps,
         workers=recipe.loader_workers,

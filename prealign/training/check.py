@@ -10,7 +10,7 @@ from prealign.config import Recipe
 from prealign.config.stage import Stage, align_stage, pretrain_stage, stage_of
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import table_rows
-from prealign.distributed.world import row_ranks
+from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
@@ -28,7 +28,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     recipe = with_words_per_step(recipe, data)
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
     parallel = recipe.parallel
-    groups = row_ranks(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
+    groups = dp_size(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
     for name in recipe.stages:
         _say_step(stage_of(recipe, name, groups), groups, ranks, say)
     _check_writable(recipe)

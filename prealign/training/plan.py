@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prealign.config import Recipe
-from prealign.config.texts import Share
+from prealign.config.texts import ShareConfig
 from prealign.data.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
 from prealign.random_streams import Draw, mix
@@ -172,7 +172,7 @@ def budgets(recipe: Recipe) -> list[int | None]:
 
 
 def _supplies(recipe: Recipe, windows: list[int | None]) -> list[Supply]:
-    def weights(name: str, share: Share) -> tuple[tuple[int, float], ...]:
+    def weights(name: str, share: ShareConfig) -> tuple[tuple[int, float], ...]:
         changes = [(phase.from_step, phase.weights[name]) for phase in recipe.mixture.phases if name in phase.weights]
         return ((0, share.weight or 0.0), *changes)
 

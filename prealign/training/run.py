@@ -10,7 +10,7 @@ import torch
 
 from prealign.config import Recipe, dump_recipe, load_recipe
 from prealign.config.recipe import StageName
-from prealign.config.running import Parallel
+from prealign.config.running import ParallelConfig
 from prealign.config.stage import STAGES, Stage, align_stage, stage_of
 from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import InitialValue
@@ -42,7 +42,7 @@ _FREE = (
 _MAY_CHANGE: Any = {
     **dict.fromkeys(_FREE, True),
     "batch": {"micro_batch_size"},
-    "parallel": Parallel.model_fields.keys() - {"precision"},
+    "parallel": ParallelConfig.model_fields.keys() - {"precision"},
 }
 """Recipe sections, and keys in them, that do not bear on what is learned; a run goes on when they differ from its first
 start."""
@@ -76,9 +76,9 @@ def run_stages(
     recipe = with_words_per_step(recipe, data, names)
     folder = recipe.folder
     left = [name for name in names if read_state(folder / name / "weights") is None]
-    stages = [stage_of(recipe, name, world.row_ranks) for name in left]
+    stages = [stage_of(recipe, name, world.dp_size) for name in left]
     for stage in stages:
-        stage.recipe.accumulation(world.row_ranks)
+        stage.recipe.accumulation(world.dp_size)
     if left == list(STAGES):
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable
 
-from prealign.config.training import Schedule
+from prealign.config.training import ScheduleConfig
 
 
-def learning_rate(schedule: Schedule, steps: int) -> Callable[[int], float]:
+def learning_rate(schedule: ScheduleConfig, steps: int) -> Callable[[int], float]:
     """Linear warmup over ``schedule.warmup`` of the steps, then a cosine that ends at ``min_learning_rate``.
 
     The returned function maps a step, counted from 0, to its rate; from ``steps`` on the rate stays at the minimum.

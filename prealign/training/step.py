@@ -32,7 +32,7 @@ def take_step(
     number of targets of the whole step, over all ranks and micro-batches; the engine averages over both, and ``passes``
     takes that back. ``guard`` may withhold the update.
     """
-    passes = world.data_ranks * len(micro)
+    passes = world.replicas * len(micro)
     sums = StepSums(world, passes)
     with clock.part("data"):
         place = (world.device, recipe.document_ends, world.exchange, recipe.language_of_source)
@@ -42,7 +42,7 @@ def take_step(
         with clock.part("data"):
             mine = None
             if words is not None and number == 0:
-                mine = word_inputs(words, world.data_rank, world.data_ranks, world.device, recipe.align.include_self)
+                mine = word_inputs(words, world.replica_rank, world.replicas, world.device, recipe.align.include_self)
         with clock.part("forward"):
             outputs = engine(ModelInputs(text, mine, targets, passes))
         with clock.part("backward"):

@@ -59,7 +59,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._count = 0
         self._alive = time.monotonic()
-        self._silence = _Silence(world.ranks)
+        self._silence = _Silence(world.world_size)
         self._store: Any = None
 
     def alive(self) -> None:
@@ -81,7 +81,7 @@ class Watchdog:
     ) -> None:
         if isinstance(error, UserError):
             self._say("user", "")
-        elif isinstance(error, Exception) and not isinstance(error, Interrupted) and self._world.ranks > 1:
+        elif isinstance(error, Exception) and not isinstance(error, Interrupted) and self._world.world_size > 1:
             self._end_by(error)
         if error is None or isinstance(error, Interrupted):
             self._leave()
@@ -118,7 +118,7 @@ class Watchdog:
             if self._done.is_set():
                 return
             time.sleep(_BEAT_SECONDS)
-            if self._world.rank == min(1, self._world.ranks - 1):
+            if self._world.rank == min(1, self._world.world_size - 1):
                 print(
                     f"error: rank 0 is gone (its store does not answer: {_one_line(error)})",
                     file=sys.stderr,
@@ -186,7 +186,7 @@ class Watchdog:
                 return
 
     def _beats(self) -> list[dict[str, Any]]:
-        keys = [f"beat/{rank}" for rank in range(self._world.ranks)]
+        keys = [f"beat/{rank}" for rank in range(self._world.world_size)]
         return [json.loads(beat) for beat in self._store.multi_get(keys)]
 
     def _end_hanging(self, by_name: str, by: int) -> None:
@@ -213,7 +213,7 @@ class Watchdog:
     def _culprits(self) -> str:
         """Name the ranks that keep the others waiting."""
         deadline = time.monotonic() + _REPORTS_WITHIN
-        ranks = range(self._world.ranks)
+        ranks = range(self._world.world_size)
         silent = list(ranks)
         while silent and time.monotonic() < deadline:
             silent = [rank for rank in silent if not self._store.check([f"dumped/{rank}"])]
@@ -251,7 +251,7 @@ class _Silence:
 def _own_store(world: World) -> Any:
     """A store that the first rank serves, apart from the process group's: a connection of its own never waits behind
     a collective. A rank alone has one in memory."""
-    if world.ranks == 1:
+    if world.world_size == 1:
         return dist.HashStore()
     host = os.environ["MASTER_ADDR"]
     store = None

@@ -32,8 +32,8 @@ class Layout:
 
     stage: int
     precision: str = "fp32"
-    tensor_ranks: int = 1
-    sequence_ranks: int = 1
+    tp_size: int = 1
+    sp_size: int = 1
     context: int = 7
     reset_at_document: bool = False
     hidden_size: int = 18
@@ -47,8 +47,8 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
         parallel={
             "precision": layout.precision,
             "zero_stage": layout.stage,
-            "tensor_parallel_size": layout.tensor_ranks,
-            "sequence_parallel_size": layout.sequence_ranks,
+            "tensor_parallel_size": layout.tp_size,
+            "sequence_parallel_size": layout.sp_size,
         },
         model={
             "layers": 1,
@@ -63,14 +63,14 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
     )
 
 
-def world_of(rank: int, ranks: int, tensor_ranks: int = 1, sequence_ranks: int = 1) -> World:
+def world_of(rank: int, ranks: int, tp_size: int = 1, sp_size: int = 1) -> World:
     """The world of a process that `tests.processes.on_ranks` started."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     torch.set_num_threads(1)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    return world.world_of(torch.device("cpu"), None, tensor_ranks, sequence_ranks)
+    return world.world_of(torch.device("cpu"), None, tp_size, sp_size)
 
 
 def engine_of(recipe: Recipe, world: World) -> deepspeed.DeepSpeedEngine:
@@ -89,7 +89,7 @@ def train(engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first
         rows = torch.randint(
             0, recipe.vocab_size, (BATCH, recipe.model.context + 1), generator=torch.Generator().manual_seed(step)
         )
-        mine = rows.chunk(world.row_ranks)[world.row_rank].split(1)
+        mine = rows.chunk(world.dp_size)[world.dp_rank].split(1)
         source, words = torch.zeros(1, dtype=torch.int64), torch.zeros(3)
         micro = [MicroBatch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), source, words) for row in mine]
         losses.append(take_step(engine, recipe, world, micro, None, Clock()).row()["lm_loss"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prealign.config.running import Checkpoint as Settings
+from prealign.config.running import CheckpointConfig
 from prealign.distributed import checkpoints as module
 from prealign.distributed.checkpoints import Checkpoints
 from prealign.distributed.weights import Weights, save_weights
@@ -59,7 +59,7 @@ def folder(three: Path, tmp_path: Path) -> Path:
 
 
 def found_in(folder: Path) -> str | None:
-    found = Checkpoints(folder, ALONE, Settings()).find()
+    found = Checkpoints(folder, ALONE, CheckpointConfig()).find()
     return found.folder.name if found is not None else None
 
 

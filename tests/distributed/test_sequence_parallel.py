@@ -20,7 +20,7 @@ STEPS = 4
 
 
 def trained(rank: int, ranks: int, folder: str, layout: Layout) -> tuple[list[float], dict[str, np.ndarray]]:
-    world, recipe = world_of(rank, ranks, layout.tensor_ranks, layout.sequence_ranks), recipe_of(layout)
+    world, recipe = world_of(rank, ranks, layout.tp_size, layout.sp_size), recipe_of(layout)
     engine = engine_of(recipe, world)
     losses = train(engine, recipe, world, 0, STEPS)
     save_weights(engine, world, Path(folder), {})
@@ -45,7 +45,7 @@ def test_losses_and_weights_are_those_of_whole_rows(
 ) -> None:
     sizes = {"hidden_size": 20, "heads": 4, "context": 8, "reset_at_document": reset}
     expected, weights = on_ranks(trained, 1, str(tmp_path / "whole"), Layout(0, **sizes))[0]
-    layout = Layout(stage, tensor_ranks=tensor, sequence_ranks=sequence, **sizes)
+    layout = Layout(stage, tp_size=tensor, sp_size=sequence, **sizes)
     losses, found = on_ranks(trained, ranks, str(tmp_path / "parts"), layout)[0]
     assert losses == pytest.approx(expected, rel=1e-6)
     for name, value in weights.items():

@@ -8,7 +8,7 @@ import torch
 
 from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.weights import Weights, save_weights
-from prealign.distributed.world import row_ranks
+from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from tests.conftest import tiny_recipe
 from tests.distributed.engines import Layout, checkpoints_of, engine_of, recipe_of, train, world_of
@@ -46,7 +46,7 @@ def pass_on(
     rank: int, ranks: int, base: str, layout: Layout, first: int, last: int
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """Go on from step ``first``, written by any layout, save step ``last``, and return its losses and weights."""
-    world, recipe = world_of(rank, ranks, layout.tensor_ranks), recipe_of(layout)
+    world, recipe = world_of(rank, ranks, layout.tp_size), recipe_of(layout)
     checkpoints = checkpoints_of(Path(base), recipe, world)
     engine = engine_of(recipe, world)
     found = checkpoints.find()
@@ -62,8 +62,8 @@ def pass_on(
 
 
 COURSES = [
-    [(1, Layout(1)), (2, Layout(1, tensor_ranks=2)), (1, Layout(1))],
-    [(4, Layout(2, tensor_ranks=2)), (2, Layout(0, tensor_ranks=2)), (2, Layout(3, tensor_ranks=2)), (2, Layout(2))],
+    [(1, Layout(1)), (2, Layout(1, tp_size=2)), (1, Layout(1))],
+    [(4, Layout(2, tp_size=2)), (2, Layout(0, tp_size=2)), (2, Layout(3, tp_size=2)), (2, Layout(2))],
 ]
 
 
@@ -86,4 +86,4 @@ def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tensor_parallel_size=4, sequence_parallel_size=1 and model.heads=2"):
         tiny_recipe(tmp_path, parallel={"tensor_parallel_size": 4})
     with pytest.raises(UserError, match="sequence_parallel_size=1 on 3 ranks"):
-        row_ranks(3, 2, 1)
+        dp_size(3, 2, 1)

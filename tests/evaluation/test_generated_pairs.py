@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from prealign.config.nli import Nli, NliData
+from prealign.config.nli import NliConfig, NliDataConfig
 from prealign.errors import UserError
 from prealign.evaluation.generated_pairs import PAIRS, generate
 from prealign.evaluation.nli_data import read_pairs
@@ -52,13 +52,13 @@ def test_no_pair_comes_twice_so_parts_share_none() -> None:
 
 
 def test_read_as_other_pairs_are() -> None:
-    pairs = read_pairs(NliData(generated=50, first=9, max_rows=7), "train", LABELS)
+    pairs = read_pairs(NliDataConfig(generated=50, first=9, max_rows=7), "train", LABELS)
     assert pairs == [(a, b, LABELS.index(label)) for a, b, label in generate(9, 7, "train")]
 
 
 def test_parts_that_overlap_are_refused() -> None:
     parts = {"train": {"generated": 30}, "dev": {"generated": 10, "first": 30}, "test": {"en": {"generated": 5}}}
     with pytest.raises(ValueError, match=r"first: found 0; expected at least"):
-        Nli.model_validate(parts)
+        NliConfig.model_validate(parts)
     parts["test"] = {"en": {"generated": 5, "first": 40}}
-    assert Nli.model_validate(parts).test["en"].first == 40
+    assert NliConfig.model_validate(parts).test["en"].first == 40

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
 from prealign.config import Recipe
-from prealign.config.nli import NliData
+from prealign.config.nli import NliDataConfig
 from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.evaluation.nli import Classifier, accuracy
@@ -141,26 +141,26 @@ def test_files_and_datasets(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("A b.\tC d.\tneutral\nE.\tF.\tentailment\n")
     pairs = [("A b.", "C d.", 1), ("E.", "F.", 0)]
-    assert read_pairs(NliData(file=path), "train", LABELS) == pairs
-    assert read_pairs(NliData(file=path, max_rows=1), "train", LABELS) == pairs[:1]
+    assert read_pairs(NliDataConfig(file=path), "train", LABELS) == pairs
+    assert read_pairs(NliDataConfig(file=path, max_rows=1), "train", LABELS) == pairs[:1]
     (tmp_path / "set").mkdir()
     lines = [{"premise": a, "hypothesis": b, "label": label} for a, b, label in pairs]
     (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_pairs(NliData(hub=str(tmp_path / "set")), "train", LABELS) == pairs
+    assert read_pairs(NliDataConfig(hub=str(tmp_path / "set")), "train", LABELS) == pairs
     (tmp_path / "paws").mkdir()
     lines = [{"sentence1": a, "sentence2": b, "label": label} for a, b, label in (("A b.", "C d.", 1), ("E.", "F.", 0))]
     (tmp_path / "paws" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_pairs(NliData(hub=str(tmp_path / "paws")), "train", ["different", "paraphrase"]) == pairs
+    assert read_pairs(NliDataConfig(hub=str(tmp_path / "paws")), "train", ["different", "paraphrase"]) == pairs
     with pytest.raises(UserError, match=r"found the label 1"):
-        read_pairs(NliData(hub=str(tmp_path / "paws")), "train", ["one"])
+        read_pairs(NliDataConfig(hub=str(tmp_path / "paws")), "train", ["one"])
     path.write_text("A b.\tC d.\tyes\n")
     with pytest.raises(UserError, match=r"a.tsv, line 1: found 'A b.\\tC d.\\tyes'; expected 'sentence<tab>sentence"):
-        read_pairs(NliData(file=path), "train", LABELS)
+        read_pairs(NliDataConfig(file=path), "train", LABELS)
     with pytest.raises(UserError, match=r"train: '/nowhere.tsv' cannot be read"):
-        read_pairs(NliData(file=Path("/nowhere.tsv")), "train", LABELS)
+        read_pairs(NliDataConfig(file=Path("/nowhere.tsv")), "train", LABELS)
     path.write_text("")
     with pytest.raises(UserError, match="found no pair"):
-        read_pairs(NliData(file=path), "train", LABELS)
+        read_pairs(NliDataConfig(file=path), "train", LABELS)
 
 
 def test_generated_pairs_have_their_own_labels(data_dir: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prealign.config.translation import Translation
+from prealign.config.translation import TranslationConfig
 from prealign.lexicon.llm.cache import Cache
 from prealign.lexicon.llm.endpoint import Endpoint, retry_after_seconds
 from prealign.lexicon.llm.prompt import INSTRUCTIONS, Prompt
@@ -39,7 +39,7 @@ class Ran:
 def ran(server: Server, folder: Path, words: dict[str, str], stop: threading.Event | None = None, **keys: Any) -> Ran:
     values = {"model": "m", "base_url": server.url, "words_per_request": 8, "requests_per_minute": 1e6}
     values |= {"timeout": 0.5, "attempts": 3, "backoff": 0.01, "concurrency": 3}
-    settings = Translation.model_validate(values | keys)
+    settings = TranslationConfig.model_validate(values | keys)
     stop = stop or threading.Event()
     cache = Cache(folder / "cache.jsonl", settings.model, {code: PROMPT.identity(code) for code in LANGUAGES})
     endpoint = Endpoint(settings, KEY, stop)

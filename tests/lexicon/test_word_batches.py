@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prealign.config.training import Align
+from prealign.config.training import AlignConfig
 from prealign.data.word_batches import WordBatches
 from prealign.kernels.relations import edges
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
@@ -50,7 +50,7 @@ def lexicon() -> CompiledLexicon:
 
 
 def batches(seed: int = 0, **options: Any) -> WordBatches:
-    return WordBatches(lexicon(), Align(**{"words_per_step": 8} | options), seed)
+    return WordBatches(lexicon(), AlignConfig(**{"words_per_step": 8} | options), seed)
 
 
 def spelled(batch: Any) -> list[str]:

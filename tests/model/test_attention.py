@@ -33,8 +33,8 @@ def test_runs_give_the_numbers_of_groups(reset: bool) -> None:
     ids = torch.randint(0, 4, (2, 150))
     documents = document_numbers(ids, ids == 3)[0] if reset else None
     layout = Layout((Group(2, 150, documents), Group(5, 1), Group(3, 2), Group(1, 7)))
-    assert [run.tokens for run in layout.runs] == [300, 18]
-    assert layout.runs[1].boundaries.tolist() == [0, 1, 2, 3, 4, 5, 7, 9, 11, 18]
+    assert [call.tokens for call in layout.calls] == [300, 18]
+    assert layout.calls[1].boundaries.tolist() == [0, 1, 2, 3, 4, 5, 7, 9, 11, 18]
     q, k, v = torch.randn(3, 318, 2, 8, dtype=torch.float64)
     expected = attend_by_group(q, k, v, layout)
     torch.testing.assert_close(attend_by_run(q, k, v, layout, dense, packed), expected)
@@ -44,8 +44,8 @@ def test_runs_give_the_numbers_of_groups(reset: bool) -> None:
 
 def test_documents_begin_at_row_starts_too() -> None:
     documents = torch.tensor([[0, 0, 1], [0, 1, 1]])
-    (run,) = Layout((Group(2, 3, documents),)).runs
-    assert run.boundaries.tolist() == [0, 2, 3, 4, 6]
+    (call,) = Layout((Group(2, 3, documents),)).calls
+    assert call.boundaries.tolist() == [0, 2, 3, 4, 6]
 
 
 def test_a_rank_without_tokens() -> None:

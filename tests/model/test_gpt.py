@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prealign.config import Recipe, load_recipe
-from prealign.config.recipe import Model
+from prealign.config.recipe import ModelConfig
 from prealign.model.gpt import GPT, Recomputation, Spans
 from prealign.model.initialisation import initial_value
 from prealign.model.layout import Group, Layout, document_numbers
@@ -19,7 +19,7 @@ VOCABULARY = 50
 
 def decoder(**options: Any) -> GPT:
     torch.manual_seed(0)
-    config = Model(layers=3, hidden_size=16, heads=2, context=12, **options)
+    config = ModelConfig(layers=3, hidden_size=16, heads=2, context=12, **options)
     return GPT(config, VOCABULARY, Recomputation(), words_after_norm=True).double()
 
 

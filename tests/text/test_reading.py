@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prealign.config.texts import Text
+from prealign.config.texts import TextConfig
 from prealign.errors import UserError
 from prealign.text.reading import ReadCounts, read_documents
 
@@ -23,7 +23,7 @@ DOCUMENTS = ["first document\nwith two lines", "second", "dritter: größer"]
 
 def read(path: Path, invalid: str = "replace", **options) -> tuple[list[str], ReadCounts]:
     counts = ReadCounts()
-    text = Text(files=[str(path)], **options)
+    text = TextConfig(files=[str(path)], **options)
     return list(read_documents(text, "languages.en.text", invalid, counts)), counts
 
 

@@ -40,7 +40,7 @@ class Disturbance:
         pretraining = training.stage.name == "pretrain"
         here = pretraining and coming == self.step and self.rank in (None, str(training.world.rank))
         spoils = here and self.factor is not None
-        self.poisoned = training.recipe.accumulation(training.world.row_ranks) if spoils else 0
+        self.poisoned = training.recipe.accumulation(training.world.dp_size) if spoils else 0
         if here and self.kind == "raise":
             raise ValueError("this batch cannot be")
         if here and self.kind == "kill":

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from prealign.config.texts import Dictionary
+from prealign.config.texts import DictionaryConfig
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries import cedict, dictd, ding, json_tables, stardict, tei, wiktextract, word_list
 from prealign.lexicon.dictionaries.opening import BAD_LINE, text_lines
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     """0 for what the dictionary names first; `BAD_LINE` for a line that is not as the format has it."""
 
 
-def dictionary_files(dictionary: Dictionary) -> list[Path]:
+def dictionary_files(dictionary: DictionaryConfig) -> list[Path]:
     """All files of a dictionary. Raises `UserError` when one is missing or its format cannot be told."""
     path = Path(dictionary.path)
     if path.suffix in (".pkl", ".pickle"):
@@ -57,7 +57,9 @@ def dictionary_files(dictionary: Dictionary) -> list[Path]:
     return files
 
 
-def read_dictionary(dictionary: Dictionary, source_codes: list[str], targets: dict[str, list[str]]) -> Iterator[Pair]:
+def read_dictionary(
+    dictionary: DictionaryConfig, source_codes: list[str], targets: dict[str, list[str]]
+) -> Iterator[Pair]:
     """The pairs of a dictionary, in its order.
 
     ``targets``: the languages it is read for, with what the file may call them; a file that names no languages gives
@@ -82,7 +84,7 @@ def read_dictionary(dictionary: Dictionary, source_codes: list[str], targets: di
 
 
 def _rows(
-    path: Path, form: str, dictionary: Dictionary, source_codes: list[str], codes: set[str]
+    path: Path, form: str, dictionary: DictionaryConfig, source_codes: list[str], codes: set[str]
 ) -> Iterator[tuple[str, str, str, int]]:
     """(code, headword, translation, rank); the code is empty for files of one language."""
     match form:
@@ -107,7 +109,7 @@ def _rows(
     return (("", *row) for row in rows)
 
 
-def detect_format(dictionary: Dictionary) -> str:
+def detect_format(dictionary: DictionaryConfig) -> str:
     """The format that the recipe names, else by the file's name, else by its first lines."""
     path = Path(dictionary.path)
     if dictionary.format != "auto":

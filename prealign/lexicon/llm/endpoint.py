@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prealign.config.translation import Translation
+from prealign.config.translation import TranslationConfig
 from prealign.errors import UserError
 from prealign.lexicon.llm.prompt import reply_schema
 
@@ -75,7 +75,7 @@ class Pace:
 class Endpoint:
     """Asks chat completions; `ask` may be called from any number of threads. ``stop`` ends waits and retries."""
 
-    def __init__(self, settings: Translation, key: str, stop: threading.Event) -> None:
+    def __init__(self, settings: TranslationConfig, key: str, stop: threading.Event) -> None:
         try:
             import httpx2  # what the client speaks HTTP with
             import openai

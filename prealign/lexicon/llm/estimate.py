@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prealign.config.translation import Translation
+from prealign.config.translation import TranslationConfig
 from prealign.lexicon.llm.batches import Request
 from prealign.lexicon.llm.prompt import Prompt, reply_schema
 
@@ -30,7 +30,7 @@ def estimate(
     requests: Iterable[Request],
     words: dict[str, str],
     prompt: Prompt,
-    settings: Translation,
+    settings: TranslationConfig,
     count_tokens: Callable[[str], int],
     output_tokens_per_translation: float | None,
 ) -> Estimate:
@@ -61,7 +61,7 @@ def estimate(
     )
 
 
-def cost(settings: Translation, input_tokens: int, output_tokens: int) -> float | None:
+def cost(settings: TranslationConfig, input_tokens: int, output_tokens: int) -> float | None:
     """Price of tokens by the recipe; None where it states none."""
     if settings.input_price is None or settings.output_price is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from prealign.config.translation import Translation
+from prealign.config.translation import TranslationConfig
 from prealign.errors import UserError
 from prealign.lexicon.llm.batches import Request, lacking, requests_for
 from prealign.lexicon.llm.cache import Cache
@@ -43,7 +43,7 @@ def translate_words(
     prompt: Prompt,
     endpoint: Endpoint,
     cache: Cache,
-    settings: Translation,
+    settings: TranslationConfig,
     stop: threading.Event,
     say: Callable[[str], None],
 ) -> Outcome:
@@ -130,7 +130,7 @@ def _record(reply: Reply, request: Request, words: dict[str, str], cache: Cache)
 
 
 def _ask_again(
-    request: Request, reason: str, queue: deque[Request], outcome: Outcome, cache: Cache, settings: Translation
+    request: Request, reason: str, queue: deque[Request], outcome: Outcome, cache: Cache, settings: TranslationConfig
 ) -> None:
     """Queue what a request left open in smaller ones, next in turn; after the last round note it as failed."""
     missing = [(word, lacking(word, cache.known, request.languages)) for word in request.words]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign.config.texts import Dictionary
+from prealign.config.texts import DictionaryConfig
 from prealign.errors import UserError
 from prealign.lexicon.dictionaries import read_dictionary
 
@@ -21,7 +21,7 @@ CONTENT = {
 
 
 def pairs(path: Path, form: str) -> list[tuple[str, str]]:
-    found = read_dictionary(Dictionary(path=str(path), format=form), ["en"], {"de": ["de"]})
+    found = read_dictionary(DictionaryConfig(path=str(path), format=form), ["en"], {"de": ["de"]})
     return [(pair.source, pair.translation) for pair in found]
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prealign.config.texts import Dictionary, Language, Text
+from prealign.config.texts import DictionaryConfig, LanguageConfig, TextConfig
 from prealign.errors import UserError
 from prealign.lexicon.cleaning import Cleaner
 from prealign.lexicon.dictionaries import Pair, dictionary_files, read_dictionary
@@ -22,7 +22,7 @@ TARGETS = {"de": ["de", "deu"]}
 
 
 def read(path: Path, targets: dict[str, list[str]] = TARGETS, **options: object) -> list[tuple[str, str, int]]:
-    dictionary = Dictionary(path=str(path), **options)
+    dictionary = DictionaryConfig(path=str(path), **options)
     dictionary_files(dictionary)
     return [(pair.source, pair.translation, pair.rank) for pair in read_dictionary(dictionary, ["en"], targets)]
 
@@ -180,7 +180,7 @@ def test_wiktextract_reads_a_file_once_for_all_languages(tmp_path: Path) -> None
         {"word": "Klavier", "lang_code": "de", "translations": [{"code": "de", "word": "wrong"}]},
     ]
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, entries)).encode()))
-    dictionary = Dictionary(path=str(path))
+    dictionary = DictionaryConfig(path=str(path))
     assert list(read_dictionary(dictionary, ["en"], {"de": ["de"], "zh": ["zh", "cmn"]})) == [
         Pair("de", "piano", "Klavier", 0),
         Pair("zh", "piano", "鋼琴 /钢琴", 0),
@@ -266,9 +266,9 @@ GOOD_AND_BAD = {
 def test_bad_lines_are_left_out_and_counted(tmp_path: Path, name: str) -> None:
     """The others are read; what was left out is in the report with its reason."""
     (tmp_path / name).write_bytes(GOOD_AND_BAD[name])
-    language = Language(tokens=1, text=Text(files=["x"]), word_length=(1, 100))
+    language = LanguageConfig(tokens=1, text=TextConfig(files=["x"]), word_length=(1, 100))
     merger = Merger(Cleaner(language, 1), {"de": Cleaner(language, 1)})
-    dictionary = Dictionary(path=str(tmp_path / name))
+    dictionary = DictionaryConfig(path=str(tmp_path / name))
     merger.add(name, read_dictionary(dictionary, ["en"], {"de": ["de"]}))
     entries = list(merger.join([("woman", 2, 0), ("book", 1, 0), ("table", 1, 0)], [], 1))
     assert [entry.word for entry in entries] == ["woman", "book"]
