@@ -13,26 +13,21 @@ named, and the measurement skipped.
 import argparse
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from prealign.config import Recipe, load_recipe
 from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES, stage_of
 from prealign.data.contents import HELDOUT
 from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
-from prealign.evaluation.loading import find_weights, load_model
+from prealign.evaluation.loading import find_weights, load_model, recipe_of_run
 from prealign.evaluation.measuring import METRICS, Subject, measure
 from prealign.evaluation.results import results_path, write_results
 from prealign.evaluation.table import rows
-
-_WHOLE = ["parallel.tensor_parallel_size=1", "parallel.sequence_parallel_size=1", "parallel.compile=false"]
-"""The model is whole on every process, however it was trained."""
 
 
 def main() -> None:
@@ -50,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     names = _names(arguments.only)
-    recipe = _recipe_of(arguments.run, arguments.overrides)
+    recipe = recipe_of_run(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
     data = open_data(recipe, arguments.split)
     trained_on = data.fingerprint_of(stage_of(recipe, found.stage))
@@ -99,19 +94,6 @@ def _names(only: str | None) -> list[str]:
     if not names:
         raise UserError(f"--only: found no name; expected names of {list(METRICS)}, separated by commas")
     return names
-
-
-def _recipe_of(folder: Path, overrides: list[str]) -> Recipe:
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise UserError(f"--run {folder}: found no recipe.yaml there; expected the folder of a run")
-    recipe = load_recipe(str(path), [*overrides, *_WHOLE])
-    if recipe.data.dir.exists() or recipe.data.dir.is_absolute():
-        return recipe
-    # a relative path is of the directory that the run was started in, maybe one of those that the run folder is in
-    near = [parent / recipe.data.dir for parent in folder.resolve().parents]
-    found = next((path for path in near if path.is_dir()), recipe.data.dir)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dir": found})})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ command line changes single values. `python -m prealign.config RECIPE` prints on
 | `enclone_150m` | the paper's main setting: 150M parameters, 10B tokens of English, 0.1B of a clone |
 | `real_150m`, `real_400m`, `real_1p3b` | the paper's second setting: English to Chinese, German, Russian and Arabic |
 | `real_2p7b`, `real_6p7b`, `real_13b` | beyond the paper |
+| `llama_150m`, `llama_1p3b`, `llama_8b` | the second setting with Llama's block: rotary positions, RMSNorm, SwiGLU |
 | `base/`, `models/` | what these build on |
 | `suites/` | the paper's tables and figures ([how to run them](../prealign/suites/README.md)) |
 | `results/` | what was measured |

@@ -10,17 +10,24 @@ from typing import Any
 
 import torch
 
-_COLUMN = re.compile(r"\.(attention\.qkv|mlp\.up)\.(weight|bias)$")
-_ROW = re.compile(r"\.(attention\.out|mlp\.down)\.weight$")
+from prealign.model.layers import COLUMN_PARALLEL, ROW_PARALLEL
+
+_COLUMN = re.compile(rf"\.({'|'.join(map(re.escape, COLUMN_PARALLEL))})\.(weight|bias)$")
+_ROW = re.compile(rf"\.({'|'.join(map(re.escape, ROW_PARALLEL))})\.weight$")
 
 
 def autotp_config(ranks: int) -> dict[str, Any]:
     """DeepSpeed's ``tensor_parallel`` section for our layer names."""
-    row = {"patterns": [r".*attention\.out\.weight$", r".*mlp\.down\.weight$"], "partition_type": "row"}
-    column = {"patterns": [r".*mlp\.up\.weight$"], "partition_type": "column"}
-    fused = {"patterns": [r".*attention\.qkv\.weight$"], "partition_type": "column", "shape": [3, -1]}
-    others = {"patterns": [r"^(?!.*(attention\.(qkv|out)|mlp\.(up|down))\.weight$).*"], "partition_type": "skip"}
-    specs = [fused | {"partition_dim": 0}, column, row, others]
+
+    def patterns(*layers: str) -> list[str]:
+        return [rf".*\.{re.escape(layer)}\.weight$" for layer in layers]
+
+    specs: list[dict[str, Any]] = [{"patterns": patterns(*ROW_PARALLEL), "partition_type": "row"}]
+    for layer, fused in COLUMN_PARALLEL.items():
+        split = {"shape": [fused, -1], "partition_dim": 0} if fused > 1 else {}
+        specs.append({"patterns": patterns(layer), "partition_type": "column"} | split)
+    known = "|".join(map(re.escape, (*ROW_PARALLEL, *COLUMN_PARALLEL)))
+    specs.append({"patterns": [rf"^(?!.*\.({known})\.weight$).*"], "partition_type": "skip"})
     return {"autotp_size": ranks, "partition_config": {"use_default_specs": False, "layer_specs": specs}}
 
 
@@ -38,8 +45,8 @@ class Shard:
         """The shard of parameter ``name``, whose first dimension is ``rows`` where it is not split."""
         if _ROW.search(name):
             return cls(rows, rank, ranks)
-        if _COLUMN.search(name):
-            return cls(3 if ".qkv." in name else 1, rank, ranks)
+        if found := _COLUMN.search(name):
+            return cls(COLUMN_PARALLEL[found[1]], rank, ranks)
         return cls()
 
     def whole_shape(self, name: str, shape: torch.Size) -> list[int]:

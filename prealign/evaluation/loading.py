@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from prealign.config import Recipe
+from prealign.config import Recipe, load_recipe
 from prealign.config.recipe import StageName
 from prealign.config.stage import STAGES
 from prealign.distributed.engine import InitialValue
@@ -18,6 +18,9 @@ from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.weights import Weights, read_state
 from prealign.errors import UserError
 from prealign.objectives.joint import JointModel
+
+_WHOLE = ["parallel.tensor_parallel_size=1", "parallel.sequence_parallel_size=1", "parallel.compile=false"]
+"""The model is whole on every process, however it was trained."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,26 @@ def find_weights(run: Path, stage: StageName | None = None, step: int | None = N
     return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder), trained)
 
 
+def recipe_of_run(folder: Path, overrides: list[str]) -> Recipe:
+    """The recipe of a run, for one whole model on every process, with its data where it is now. Raises `UserError`."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"--run {folder}: found no recipe.yaml there; expected the folder of a run")
+    recipe = load_recipe(str(path), [*overrides, *_WHOLE])
+    if recipe.data.dir.exists() or recipe.data.dir.is_absolute():
+        return recipe
+    # a relative path is of the directory that the run was started in, maybe one of those that the run folder is in
+    near = [parent / recipe.data.dir for parent in folder.resolve().parents]
+    found = next((path for path in near if path.is_dir()), recipe.data.dir)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dir": found})})
+
+
 def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:
     """The recipe's model with these weights, in the precision that it trains in. Raises `UserError`."""
     with torch.device("meta"):
         model = JointModel(recipe)
     model.to_empty(device=device)
+    model.tie()
     dtype = torch.bfloat16 if recipe.parallel.precision == "bf16" else torch.float32
     model.to(dtype)
     with torch.no_grad():

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from prealign.config.recipe import ModelConfig
 from prealign.errors import UserError
+from prealign.model.layers import rotated
 from prealign.model.layout import AttentionCall, Dense, Group, Layout
 
 Backend = Literal["auto", "sdpa", "flash"]
@@ -17,23 +19,78 @@ Packed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int],
 """``(q, k, v, boundaries, longest)``, tensors ``[tokens, heads, head_size]`` -> the same shape, causal per sequence."""
 
 
+class KeyValues:
+    """Keys and values of the tokens that a block has seen, ``[rows, kv_heads, length, head_size]``, for generation."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group) -> torch.Tensor:
+        """Attention of new tokens, one a row or, where none were seen, any number, to all tokens of their rows. Tensors
+        ``[tokens, heads, head_size]``; what is new is kept."""
+        q, k, v = (part.unflatten(0, (group.rows, group.length)).transpose(1, 2) for part in (q, k, v))
+        if self.seen is not None:
+            if group.length != 1:
+                raise ValueError(f"found {group.length} new tokens a row behind others; expected one")
+            k, v = torch.cat((self.seen[0], k), dim=2), torch.cat((self.seen[1], v), dim=2)
+        first, self.seen = self.seen is None, (k, v)
+        group_size = q.shape[1] // k.shape[1]
+        k, v = (part.repeat_interleave(group_size, dim=1) if group_size > 1 else part for part in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=first).transpose(1, 2).flatten(0, 1)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head attention with fused projections; heads follow from the width of the projection, so it may be
-    sharded."""
+    """Multi-head or grouped-query attention with fused projections; heads follow from the width of the projections, so
+    they may be sharded."""
 
-    def __init__(self, hidden_size: int, heads: int, backend: Backend) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.head_size = hidden_size // heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.out = nn.Linear(hidden_size, hidden_size)
-        self._attend = attention_function(backend)
+        self.head_size = config.size_of_heads
+        size, bias = config.hidden_size, config.bias if config.attention_bias is None else config.attention_bias
+        inner, kv = config.heads * self.head_size, config.heads_of_kv * self.head_size
+        self.grouped = inner != kv
+        if self.grouped:
+            self.q = nn.Linear(size, inner, bias)
+            self.kv = nn.Linear(size, 2 * kv, bias)
+        else:
+            self.qkv = nn.Linear(size, 3 * inner, bias)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.head_size, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(self.head_size, eps=config.norm_eps)
+        self.out = nn.Linear(inner, size, config.bias)
+        self._attend = attention_function(config.attention)
 
-    def forward(self, hidden_states: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """``[tokens, D]`` -> ``[tokens, D]``."""
-        projected = self.qkv(hidden_states)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layout: Layout,
+        angles: torch.Tensor | None = None,
+        cache: KeyValues | None = None,
+    ) -> torch.Tensor:
+        """``[tokens, D]`` -> ``[tokens, D]``. ``angles``: of rotary positions. ``cache``: what the rows of the layout's
+        one group have seen, which is attended to as well."""
+        q, k, v = self._project(hidden_states)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if angles is not None:
+            q, k = rotated(q, angles), rotated(k, angles)
+        if cache is not None:
+            return self.out(cache.attend(q, k, v, layout.groups[0]).flatten(1))
+        if self.grouped:  # each head of keys and values for its group of query heads
+            k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
+        return self.out(self._attend(q, k, v, layout).flatten(1))
+
+    def _project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values, ``[tokens, heads, head_size]``."""
+        if not self.grouped:
+            return self._heads(self.qkv(hidden_states), 3)
+        return *self._heads(self.q(hidden_states), 1), *self._heads(self.kv(hidden_states), 2)
+
+    def _heads(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
         # heads are counted, not inferred: a rank may have no tokens
-        projected = projected.view(len(hidden_states), 3, projected.shape[1] // (3 * self.head_size), self.head_size)
-        return self.out(self._attend(*projected.unbind(dim=1), layout).flatten(1))
+        heads = projected.shape[1] // (parts * self.head_size)
+        return projected.view(len(projected), parts, heads, self.head_size).unbind(dim=1)
 
 
 def attention_function(backend: Backend) -> Callable[..., torch.Tensor]:

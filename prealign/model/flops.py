@@ -1,25 +1,35 @@
 """Floating-point operations of training, counted from the shapes (a multiply and an add are two)."""
 
+import torch
+
 from prealign.config import Recipe
+from prealign.model.gpt import GPT, Recomputation
 
 
 def body_parameters(recipe: Recipe) -> int:
     """Parameters outside the embeddings."""
-    model = recipe.model
-    size, ffn = model.hidden_size, model.ffn_multiple * model.hidden_size
-    block = 4 * size * size + 4 * size + 2 * size * ffn + size + ffn + 4 * size
-    return model.layers * block + 2 * size
+    model = meta_model(recipe)
+    parts = (*model.blocks.parameters(), *model.norm.parameters())
+    return sum(parameter.numel() for parameter in parts)
+
+
+def meta_model(recipe: Recipe) -> GPT:
+    """The decoder without memory, to count on."""
+    config = recipe.model.model_copy(update={"attention": "sdpa"})  # which kernel attends does not matter
+    with torch.device("meta"):
+        return GPT(config, recipe.padded_vocab_size, Recomputation(), words_after_norm=True)
 
 
 def text_token_flops(recipe: Recipe) -> float:
-    """Forward and backward of one text token: ``6 N + 12 L T D``, N with the LM head, without embedding look-ups.
+    """Forward and backward of one text token: ``6 N + 12 L T A``, N with the LM head and without embedding look-ups, A
+    the features of all heads.
 
     The convention of the PaLM report (Chowdhery et al. 2022, appendix B): attention counts all pairs, recomputation of
     activations counts nothing.
     """
     model = recipe.model
     weights = body_parameters(recipe) + recipe.padded_vocab_size * model.hidden_size
-    return 6.0 * weights + 12.0 * model.layers * model.context * model.hidden_size
+    return 6.0 * weights + 12.0 * model.layers * model.context * model.heads * model.size_of_heads
 
 
 def word_token_flops(recipe: Recipe) -> float:

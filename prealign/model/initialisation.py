@@ -6,8 +6,8 @@ import math
 import torch
 
 from prealign.config import Recipe
+from prealign.model.layers import ROW_PARALLEL
 
-RESIDUAL_PROJECTIONS = ("attention.out.weight", "mlp.down.weight")
 EMBEDDINGS = ("embedding.tokens.weight", "head.weight")
 
 
@@ -20,7 +20,7 @@ def initial_value(name: str, shape: torch.Size, recipe: Recipe) -> torch.Tensor:
     if name.endswith("bias"):
         return torch.zeros(shape)
     std = recipe.model.init_std
-    if name.endswith(RESIDUAL_PROJECTIONS):
+    if name.removesuffix(".weight").endswith(ROW_PARALLEL):
         std /= math.sqrt(2 * recipe.model.layers)
     digest = hashlib.sha256(f"{recipe.seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -85,6 +85,10 @@ class JointModel(nn.Module):
         every = Recomputation(_blocks_between(text), _blocks_between(text if words is None else words))
         self.gpt = GPT(recipe.model, vocab_size, every, recipe.align.final_norm)
         self.head = Head(vocab_size, hidden_size)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make tied embeddings one parameter; call it again after what makes new parameters, as `to_empty` does."""
         if self.tied:
             self.head.weight = self.gpt.embedding.tokens.weight  # type: ignore[assignment]
 

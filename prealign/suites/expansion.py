@@ -13,16 +13,24 @@ from prealign.training.plan import align_plan, budgets
 from prealign.training.run import comparable
 
 _NO_MATTER = ("name", "data.dir")
-_NEW = dict.fromkeys(
-    (
-        "align.coverage",
-        "align.global_batch_size",
-        "pretrain.align_every",
-        "pretrain.align_words_per_step",
-        "pretrain.align_weight",
-    ),
-    "null",
-)
+_NEW = {
+    "align.coverage": "null",
+    "align.global_batch_size": "null",
+    "model.attention_bias": "null",
+    "model.bias": "true",
+    "model.ffn_size": "null",
+    "model.head_size": "null",
+    "model.kv_heads": "null",
+    "model.mlp": '"gelu"',
+    "model.norm": '"layernorm"',
+    "model.norm_eps": "1e-05",
+    "model.positions": '"learned"',
+    "model.qk_norm": "false",
+    "model.rotary_base": "10000.0",
+    "pretrain.align_every": "null",
+    "pretrain.align_weight": "null",
+    "pretrain.align_words_per_step": "null",
+}
 """Keys that recipes did not have at first, with the value that means the same: runs keep their names."""
 _NOT_ALIGNING = ("stages", "codeswitch.", "pretrain.")
 """Keys of a recipe that the align stage does not read."""

@@ -176,7 +176,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     bpe.train_from_iterator(map(_without_long_pieces, texts), trainer)
     merges = json.loads(bpe.to_str())["model"]["merges"]
 
-    to_byte = _byte_level_characters()
+    to_byte = byte_level_characters()
     ranks = {bytes([byte]): byte for byte in range(256)}
     for left, right in merges:
         token = bytes(to_byte[character] for character in left + right)
@@ -193,7 +193,7 @@ def _without_long_pieces(text: str) -> str:
     return _LONG_PIECE.sub(r"\1\2\3", text) if _MAYBE_LONG.search(text) else text
 
 
-def _byte_level_characters() -> dict[str, int]:
+def byte_level_characters() -> dict[str, int]:
     """The printable stand-ins that byte-level BPE uses for bytes (Radford et al. 2019), as character -> byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]

@@ -7,16 +7,15 @@ from pathlib import Path
 from prealign.config import Recipe
 from prealign.distributed.world import World
 from prealign.errors import UserError
-from prealign.model.flops import body_parameters
+from prealign.model.flops import meta_model
 
 _GB = 1e9
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
     """Size of one checkpoint: the weights as they train, and the fp32 copy and two moments of the optimizer."""
-    tables = 1 if recipe.model.tied_embeddings else 2
-    rows = tables * recipe.padded_vocab_size + recipe.model.context
-    parameters = body_parameters(recipe) + rows * recipe.model.hidden_size
+    head = 0 if recipe.model.tied_embeddings else recipe.padded_vocab_size * recipe.model.hidden_size
+    parameters = head + sum(parameter.numel() for parameter in meta_model(recipe).parameters())
     return parameters * ((2 if recipe.parallel.precision == "bf16" else 4) + 12)
 
 

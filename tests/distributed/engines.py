@@ -24,6 +24,7 @@ from prealign.training.step import take_step
 from tests.conftest import tiny_recipe
 
 BATCH = 8
+LLAMA = {"kv_heads": 2, "positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "ffn_size": 28}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Layout:
     reset_at_document: bool = False
     hidden_size: int = 18
     heads: int = 2
+    llama: bool = False
+    """Grouped queries, rotary positions, RMSNorm, SwiGLU, no biases."""
 
 
 def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
@@ -57,6 +60,7 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
             "vocab_multiple": 1,
             "context": layout.context,
             "reset_at_document": layout.reset_at_document,
+            **(LLAMA if layout.llama else {}),
         },
         checkpoint={"every": 1, "keep": 10, **checkpoint},
         batch={"global_batch_size": BATCH, "micro_batch_size": 1},

@@ -1,6 +1,7 @@
 """Rows split over ranks: the same losses and weights as whole rows, with and without documents in them."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,10 @@ def trained(rank: int, ranks: int, folder: str, layout: Layout) -> tuple[list[fl
     losses = train(engine, recipe, world, 0, STEPS)
     save_weights(engine, world, Path(folder), {})
     read = Weights(Path(folder)).value
-    shapes = {"head.weight": (1200, 20), "gpt.blocks.0.attention.qkv.weight": (60, 20)}
+    first = "gpt.blocks.0.attention."
+    size = layout.hidden_size
+    attention = {f"{first}kv.weight": (size, size)} if layout.llama else {f"{first}qkv.weight": (3 * size, size)}
+    shapes = {"head.weight": (1200, size)} | attention
     return losses, {name: read(name, torch.Size(shape)).numpy() for name, shape in shapes.items()}
 
 
@@ -43,10 +47,19 @@ def trained(rank: int, ranks: int, folder: str, layout: Layout) -> tuple[list[fl
 def test_losses_and_weights_are_those_of_whole_rows(
     tmp_path: Path, ranks: int, stage: int, tensor: int, sequence: int, reset: bool
 ) -> None:
-    sizes = {"hidden_size": 20, "heads": 4, "context": 8, "reset_at_document": reset}
-    expected, weights = on_ranks(trained, 1, str(tmp_path / "whole"), Layout(0, **sizes))[0]
-    layout = Layout(stage, tp_size=tensor, sp_size=sequence, **sizes)
-    losses, found = on_ranks(trained, ranks, str(tmp_path / "parts"), layout)[0]
+    whole = Layout(0, hidden_size=20, heads=4, context=8, reset_at_document=reset)
+    check_equal(tmp_path, whole, replace(whole, stage=stage, tp_size=tensor, sp_size=sequence), ranks)
+
+
+def test_fewer_heads_of_keys_and_values_than_ranks(tmp_path: Path) -> None:
+    whole = Layout(0, hidden_size=16, heads=4, context=8, llama=True)
+    check_equal(tmp_path, whole, replace(whole, stage=1, sp_size=4), 4)
+
+
+def check_equal(folder: Path, whole: Layout, split: Layout, ranks: int) -> None:
+    """Losses and weights of a rank alone and of ``ranks``."""
+    expected, weights = on_ranks(trained, 1, str(folder / "whole"), whole)[0]
+    losses, found = on_ranks(trained, ranks, str(folder / "parts"), split)[0]
     assert losses == pytest.approx(expected, rel=1e-6)
     for name, value in weights.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)

@@ -1,5 +1,6 @@
 """Weights split over tensor ranks: what each holds, equal losses, and checkpoints that pass between sizes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,18 @@ from tests.distributed.engines import Layout, checkpoints_of, engine_of, recipe_
 from tests.processes import on_ranks
 
 QKV, UP, OUT = "gpt.blocks.0.attention.qkv.weight", "gpt.blocks.0.mlp.up.bias", "gpt.blocks.3.attention.out.weight"
+KV = "gpt.blocks.1.attention.kv.weight"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_shard_is_what_splitting_the_matrix_gives(ranks: int) -> None:
     qkv, up, out = torch.arange(24 * 5).view(24, 5), torch.arange(8), torch.arange(7 * 12).view(7, 12)
+    kv = torch.arange(16 * 3).view(16, 3)
     for rank in range(ranks):
         parts = [part.chunk(ranks)[rank] for part in qkv.chunk(3)]
         for name, whole, part in [
             (QKV, qkv, torch.cat(parts)),
+            (KV, kv, torch.cat([part.chunk(ranks)[rank] for part in kv.chunk(2)])),
             (UP, up, up.chunk(ranks)[rank]),
             (OUT, out, out.chunk(ranks, dim=1)[rank]),
         ]:
@@ -61,18 +65,24 @@ def pass_on(
     return losses, {name: read(name, shape).numpy() for name, shape in shapes.items()}
 
 
+LLAMA = Layout(1, hidden_size=16, heads=4, llama=True)
 COURSES = [
     [(1, Layout(1)), (2, Layout(1, tp_size=2)), (1, Layout(1))],
     [(4, Layout(2, tp_size=2)), (2, Layout(0, tp_size=2)), (2, Layout(3, tp_size=2)), (2, Layout(2))],
+    [(2, replace(LLAMA, tp_size=2)), (1, LLAMA), (4, replace(LLAMA, stage=3, tp_size=2))],
 ]
 
 
 @pytest.mark.parametrize(
-    "course", [COURSES[0], pytest.param(COURSES[1], marks=pytest.mark.slow)], ids=["tensor 1-2-1", "and ZeRO and data"]
+    "course",
+    [COURSES[0], pytest.param(COURSES[1], marks=pytest.mark.slow), pytest.param(COURSES[2], marks=pytest.mark.slow)],
+    ids=["tensor 1-2-1", "and ZeRO and data", "Llama"],
 )
 def test_checkpoints_pass_between_tensor_sizes(tmp_path: Path, course: list[tuple[int, Layout]]) -> None:
     steps = 2 * len(course)
-    expected, weights = on_ranks(pass_on, 1, str(tmp_path / "undisturbed"), Layout(1), 0, steps)[0]
+    expected, weights = on_ranks(
+        pass_on, 1, str(tmp_path / "undisturbed"), replace(course[0][1], stage=1, tp_size=1), 0, steps
+    )[0]
     losses = []
     for number, (ranks, layout) in enumerate(course):
         part, found = on_ranks(pass_on, ranks, str(tmp_path / "course"), layout, 2 * number, 2 * number + 2)[0]

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from prealign.data.prepared import PreparedData, open_data
 from prealign.distributed.world import World
-from prealign.evaluation.generation import Cache, next_hidden_states, sample
+from prealign.evaluation.generation import next_hidden_states, sample
 from prealign.evaluation.leakage import detector, draw_prompts, leakage
 from prealign.evaluation.results import NotMeasured
 from prealign.model.layout import Group, Layout
@@ -29,12 +29,12 @@ def test_hidden_states_of_new_tokens_are_the_models_own(data_dir: Path) -> None:
     model = model_of(tiny_recipe(data_dir))
     ids = torch.randint(0, 1200, (3, 12), generator=torch.Generator().manual_seed(4))
     whole, _ = model.gpt(ids.flatten(), torch.arange(12).repeat(3), Layout((Group(3, 12),)))
-    cache: Cache = []
-    parts = [next_hidden_states(model, ids[:, :5], cache)]
-    parts += [next_hidden_states(model, ids[:, t : t + 1], cache) for t in range(5, 12)]
+    cache = model.gpt.new_cache()
+    parts = [next_hidden_states(model, ids[:, :5], 0, cache)]
+    parts += [next_hidden_states(model, ids[:, t : t + 1], t, cache) for t in range(5, 12)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole.view(3, 12, -1), atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="found 2 new tokens behind 12"):
-        next_hidden_states(model, ids[:, :2], cache)
+    with pytest.raises(ValueError, match="found 2 new tokens a row behind others"):
+        next_hidden_states(model, ids[:, :2], 12, cache)
 
 
 def test_samples_follow_the_distribution(data_dir: Path) -> None:

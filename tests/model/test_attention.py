@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from prealign.config.recipe import ModelConfig
 from prealign.errors import UserError
 from prealign.model.attention import SelfAttention, attend_by_group, attend_by_run, attention_function
 from prealign.model.layout import Group, Layout, document_numbers
@@ -49,7 +50,7 @@ def test_documents_begin_at_row_starts_too() -> None:
 
 
 def test_a_rank_without_tokens() -> None:
-    model = SelfAttention(16, 2, "sdpa")
+    model = SelfAttention(ModelConfig(layers=1, hidden_size=16, heads=2, attention="sdpa"))
     nothing = torch.zeros(0, 16, requires_grad=True)
     mixed = model(nothing, Layout(()))
     assert mixed.shape == (0, 16)

@@ -1,0 +1,1 @@
+"""Models and tokenizers as other programs read them."""

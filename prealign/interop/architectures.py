@@ -1,0 +1,155 @@
+"""Which stock architecture of Hugging Face `transformers` a model is, and what its weights are called there.
+
+GPT-2 keeps linear layers as ``[in, out]``, the others as ``[out, in]``, as torch and we do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prealign.config.recipe import ModelConfig
+from prealign.errors import UserError
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A stock architecture: its class, its ``model_type``, what goes into ``config.json`` beside what all have, and the
+    weights that one of our parameters becomes."""
+
+    name: str
+    model_type: str
+    config: dict[str, Any]
+    tensors: Callable[[str, torch.Tensor], Tensors]
+
+
+def architecture_of(model: ModelConfig, vocab_size: int) -> Architecture:
+    """The architecture that computes what the model computes. ``vocab_size``: rows of the embedding. Raises `UserError`
+    where there is none."""
+    found = {
+        "positions": model.positions,
+        "norm": model.norm,
+        "mlp": model.mlp,
+        "bias": model.bias,
+        "attention_bias": model.bias if model.attention_bias is None else model.attention_bias,
+        "qk_norm": model.qk_norm,
+    }
+    today = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
+    gpt2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True}
+    if found == gpt2 | {"attention_bias": True, "qk_norm": False} and _heads_fill(model):
+        return Architecture("GPT2LMHeadModel", "gpt2", _gpt2_config(model, vocab_size), _gpt2_tensors)
+    for name, model_type, attention in (
+        ("LlamaForCausalLM", "llama", {"attention_bias": False, "qk_norm": False}),
+        ("Qwen2ForCausalLM", "qwen2", {"attention_bias": True, "qk_norm": False}),
+        ("Qwen3ForCausalLM", "qwen3", {"attention_bias": False, "qk_norm": True}),
+    ):
+        if found == today | attention:
+            return Architecture(name, model_type, _llama_config(model, vocab_size), _llama_tensors)
+    shown = ", ".join(f"{key}={value}" for key, value in found.items())
+    raise UserError(
+        f"model: found {shown}, with {model.heads} heads of {model.size_of_heads}, which no stock architecture of "
+        f"transformers computes; expected the settings of GPT-2, Llama, Qwen2 or Qwen3"
+    )
+
+
+def _heads_fill(model: ModelConfig) -> bool:
+    return model.heads_of_kv == model.heads and model.heads * model.size_of_heads == model.hidden_size
+
+
+def _gpt2_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "n_positions": model.context,
+        "n_embd": model.hidden_size,
+        "n_layer": model.layers,
+        "n_head": model.heads,
+        "n_inner": model.inner_size,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": model.norm_eps,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "tie_word_embeddings": model.tied_embeddings,
+    }
+
+
+def _llama_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": model.context,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.inner_size,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.heads_of_kv,
+        "head_dim": model.size_of_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rotary_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": model.tied_embeddings,
+    }
+
+
+_GPT2 = {
+    "attention_norm": "ln_1",
+    "mlp_norm": "ln_2",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+_LLAMA = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.out": "self_attn.o_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+_FUSED = {"attention.qkv": "qkv", "attention.kv": "kv"}
+
+
+def _gpt2_tensors(name: str, value: torch.Tensor) -> Tensors:
+    outside = {
+        "gpt.embedding.tokens.weight": "transformer.wte.weight",
+        "gpt.embedding.positions.weight": "transformer.wpe.weight",
+        "gpt.norm.weight": "transformer.ln_f.weight",
+        "gpt.norm.bias": "transformer.ln_f.bias",
+        "head.weight": "lm_head.weight",
+    }
+    if name in outside:
+        return {outside[name]: value}
+    number, layer, kind = _in_block(name)
+    return {f"transformer.h.{number}.{_GPT2[layer]}.{kind}": value.T if value.dim() == 2 else value}
+
+
+def _llama_tensors(name: str, value: torch.Tensor) -> Tensors:
+    outside = {
+        "gpt.embedding.tokens.weight": "model.embed_tokens.weight",
+        "gpt.norm.weight": "model.norm.weight",
+        "head.weight": "lm_head.weight",
+    }
+    if name in outside:
+        return {outside[name]: value}
+    number, layer, kind = _in_block(name)
+    place = f"model.layers.{number}"
+    if layer in _FUSED:
+        parts = value.chunk(len(_FUSED[layer]))
+        return {f"{place}.self_attn.{each}_proj.{kind}": part for each, part in zip(_FUSED[layer], parts)}
+    return {f"{place}.{_LLAMA[layer]}.{kind}": value}
+
+
+def _in_block(name: str) -> tuple[str, str, str]:
+    """``gpt.blocks.3.mlp.up.weight`` -> ``("3", "mlp.up", "weight")``."""
+    number, _, rest = name.removeprefix("gpt.blocks.").partition(".")
+    layer, _, kind = rest.rpartition(".")
+    return number, layer, kind

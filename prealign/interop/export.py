@@ -1,0 +1,128 @@
+"""A trained model as a folder that stock `transformers` loads, with no code of ours."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from prealign.config import Recipe, dump_recipe
+from prealign.data.prepared import PreparedData
+from prealign.errors import UserError
+from prealign.evaluation.loading import FoundWeights
+from prealign.interop.architectures import Architecture, architecture_of
+from prealign.interop.tokenizer import write_tokenizer
+from prealign.objectives.joint import JointModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_MARK = "prealign.json"
+"""A file that only our exports have."""
+
+
+def export(recipe: Recipe, data: PreparedData, found: FoundWeights, folder: Path, dtype: str, shard: int) -> None:
+    """Write weights, configuration, tokenizers and a model card; a folder of before that `export` wrote is replaced.
+
+    ``dtype``: of `DTYPES`. ``shard``: bytes of a file of weights, which is what is held in memory. Raises `UserError`.
+    """
+    if folder.exists() and not (folder / _MARK).is_file() and any(folder.iterdir()):
+        raise UserError(f"--out: '{folder}' is there and holds no export; choose another folder")
+    architecture = architecture_of(recipe.model, recipe.padded_vocab_size)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_weights(partial, _tensors(recipe, found, architecture, DTYPES[dtype]), shard)
+    end = data.tokenizer.end_of_document
+    settings: dict[str, Any] = {
+        "architectures": [architecture.name],
+        "model_type": architecture.model_type,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "torch_dtype": str(DTYPES[dtype]).removeprefix("torch."),
+    }
+    _write_json(partial / "config.json", settings | architecture.config)
+    _write_json(partial / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "do_sample": True})
+    write_tokenizer(partial, data.tokenizer, 0, recipe.model.context)
+    for name in recipe.clones:
+        write_tokenizer(partial / f"tokenizer_{name}", data.tokenizer, recipe.token_offset(name), recipe.model.context)
+    (partial / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    _write_json(partial / _MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data})
+    (partial / "README.md").write_text(_card(recipe, found, architecture), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _tensors(
+    recipe: Recipe, found: FoundWeights, architecture: Architecture, dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor]]:
+    with torch.device("meta"):
+        model = JointModel(recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": "sdpa"})}))
+    for name, parameter in model.named_parameters():
+        value = found.value(name, parameter.shape).to(dtype)
+        for other, tensor in architecture.tensors(name, value).items():
+            yield other, tensor.contiguous()
+
+
+def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], shard: int) -> None:
+    """One file, or several with an index, as `transformers` writes them."""
+    files: list[list[str]] = []
+    pending: dict[str, torch.Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        save_file(pending, str(folder / f"{len(files)}.part"), metadata={"format": "pt"})
+        files.append(list(pending))
+        pending.clear()
+
+    for name, tensor in tensors:
+        if pending and sum(part.nbytes for part in pending.values()) + tensor.nbytes > shard:
+            flush()
+        pending[name] = tensor
+        total += tensor.nbytes
+    flush()
+    if len(files) == 1:
+        (folder / "0.part").rename(folder / "model.safetensors")
+        return
+    index: dict[str, str] = {}
+    for number, names in enumerate(files):
+        name = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
+        (folder / f"{number}.part").rename(folder / name)
+        index |= dict.fromkeys(names, name)
+    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _card(recipe: Recipe, found: FoundWeights, architecture: Architecture) -> str:
+    clones = "".join(
+        f"\nIts clone language `{name}` has token ids of its own: `AutoTokenizer.from_pretrained(FOLDER, "
+        f'subfolder="tokenizer_{name}")`.\n'
+        for name in recipe.clones
+    )
+    reset = (
+        "\nIt was trained with attention that ends at documents; give it one document at a time.\n"
+        if recipe.model.reset_at_document
+        else ""
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {recipe.name}
+
+Step {found.step} of the {found.stage} stage, trained with PreAlign-Trainer on {", ".join(recipe.languages)}; a
+`{architecture.name}`, which `transformers` loads as it is:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
+```
+{clones}{reset}
+`recipe.yaml` is what it was trained with, in full. Text ended with the token {recipe.data.tokenizer.vocab_size - 1}.
+"""

@@ -1,0 +1,51 @@
+"""Our tokenizers as Hugging Face ``tokenizer.json`` files, which give the same ids."""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from prealign.text.tokenizer import END_OF_DOCUMENT, Tokenizer, byte_level_characters
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, offset: int, context: int) -> None:
+    """Write ``tokenizer.json`` and its settings, for the vocabulary block that begins at ``offset``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    byte_level_tokenizer(tokenizer, offset).save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_DOCUMENT,
+        "eos_token": END_OF_DOCUMENT,
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def byte_level_tokenizer(tokenizer: Tokenizer, offset: int) -> HuggingFaceTokenizer:
+    """The same byte-level BPE, with ids from ``offset`` on.
+
+    tiktoken joins any two neighbours whose bytes together are a token, that of the lowest rank first. So every way to
+    cut a token in two is a merge, in the order of the ranks of what comes out.
+    """
+    character = {byte: shown for shown, byte in byte_level_characters().items()}
+    shown = {token: "".join(character[byte] for byte in token) for token in tokenizer.ranks}
+    merges = [
+        (shown[token[:cut]], shown[token[cut:]])
+        for token in sorted(tokenizer.ranks, key=tokenizer.ranks.__getitem__)
+        for cut in range(1, len(token))
+        if token[:cut] in shown and token[cut:] in shown
+    ]
+    vocabulary = {shown[token]: rank + offset for token, rank in tokenizer.ranks.items()}
+    vocabulary[END_OF_DOCUMENT] = tokenizer.end_of_document + offset
+    bpe = HuggingFaceTokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(tokenizer.pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(END_OF_DOCUMENT, special=True, normalized=False)])
+    return bpe

@@ -1,0 +1,68 @@
+"""What blocks are made of: norms, MLPs, rotary positions. Names of the projections say how they are split over tensor
+ranks, and which write into the residual stream (`COLUMN_PARALLEL`, `ROW_PARALLEL`)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prealign.config.recipe import ModelConfig
+
+COLUMN_PARALLEL = {"attention.qkv": 3, "attention.q": 1, "attention.kv": 2, "mlp.up": 1, "mlp.gate": 1}
+"""Linear layers that tensor ranks split by output features, with the number of projections that one of them fuses."""
+
+ROW_PARALLEL = ("attention.out", "mlp.down")
+"""Linear layers that they split by input features: those that write into the residual stream."""
+
+
+def norm(config: ModelConfig, size: int) -> nn.Module:
+    """The model's kind of norm, over ``size`` features."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(size, eps=config.norm_eps)
+    return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
+
+
+class MLP(nn.Module):
+    """``down(gelu(up(x)))``, GELU in its tanh form as in GPT-2."""
+
+    def __init__(self, hidden_size: int, ffn_size: int, bias: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden_size, ffn_size, bias)
+        self.down = nn.Linear(ffn_size, hidden_size, bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(hidden_states), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` (Shazeer 2020, as in Llama)."""
+
+    def __init__(self, hidden_size: int, ffn_size: int, bias: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden_size, ffn_size, bias)
+        self.up = nn.Linear(hidden_size, ffn_size, bias)
+        self.down = nn.Linear(ffn_size, hidden_size, bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down(F.silu(self.gate(hidden_states)) * self.up(hidden_states))
+
+
+def mlp(config: ModelConfig) -> nn.Module:
+    """The model's kind of MLP."""
+    kind = SwiGLU if config.mlp == "swiglu" else MLP
+    return kind(config.hidden_size, config.inner_size, config.bias)
+
+
+def rotary_angles(config: ModelConfig, positions: torch.Tensor) -> torch.Tensor:
+    """Angles of rotary positions (Su et al. 2021): ``p * base ** (-2 i / head_size)``, fp32 ``[tokens, head_size /
+    2]``, computed anew so that no buffer is rounded to the precision of the weights."""
+    pairs = torch.arange(0, config.size_of_heads, 2, dtype=torch.float32, device=positions.device)
+    return positions.float()[:, None] * config.rotary_base ** (-pairs / config.size_of_heads)
+
+
+def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """``[tokens, heads, head_size]`` turned by its positions' angles, feature ``i`` together with ``i + head_size / 2``
+    (the order of Hugging Face's Llama)."""
+    wide = torch.promote_types(heads.dtype, torch.float32)
+    cos, sin = angles.to(wide).cos()[:, None], angles.to(wide).sin()[:, None]
+    first, second = heads.to(wide).chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
