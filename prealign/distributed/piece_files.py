@@ -32,7 +32,7 @@ os.umask(_UMASK)
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write a safetensors file with the rights that the umask gives; the library's are the owner's alone."""
-    save_file(tensors, path)
+    save_file(tensors, path, metadata={"format": "pt"})  # which transformers asks for
     path.chmod(0o666 & ~_UMASK)
 
 

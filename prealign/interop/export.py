@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from prealign.config import Recipe, dump_recipe
 from prealign.data.prepared import PreparedData
+from prealign.distributed.piece_files import save_tensors
 from prealign.errors import UserError
 from prealign.evaluation.loading import FoundWeights
 from prealign.interop.architectures import Architecture, architecture_of
@@ -72,7 +72,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], sh
     total = 0
 
     def flush() -> None:
-        save_file(pending, str(folder / f"{len(files)}.part"), metadata={"format": "pt"})
+        save_tensors(pending, folder / f"{len(files)}.part")
         files.append(list(pending))
         pending.clear()
 

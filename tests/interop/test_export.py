@@ -145,6 +145,8 @@ def exported(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     )
     assert code == 0, error
     assert f"written: {folder / 'out'} (pretrain " in out
+    rights = {path.stat().st_mode & 0o777 for path in (folder / "out").iterdir() if path.is_file()}
+    assert rights == {(folder / "run" / "recipe.yaml").stat().st_mode & 0o777}  # as umask gives them
     return recipe, folder / "run", folder / "out"
 
 
