@@ -20,7 +20,7 @@ from rich.table import Table
 from prealign.config import Recipe, load_recipe
 from prealign.config.loading import validate
 from prealign.config.paths import path_argument
-from prealign.config.stage import STAGES
+from prealign.config.stage import STAGES, stage_of
 from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
@@ -50,11 +50,12 @@ def main() -> None:
         stages = arguments.stage or STAGES
         if data is not None:
             recipe = with_words_per_step(recipe, data, stages)  # by the steps that a run has
-        elif "align" in stages and recipe.align.words_per_step is None:
-            raise UserError(
-                f"align.coverage: found {recipe.align.coverage:g}, which is of a table; expected, for random tokens, "
-                f"align.words_per_step=N align.coverage=null; or use --data real, or --stage pretrain"
-            )
+        for stage in (stage_of(recipe, name) for name in stages):
+            if stage.word_steps is not None and stage.recipe.align.words_per_step is None:
+                raise UserError(
+                    f"align.coverage: found {recipe.align.coverage:g}, which is of a table and of an align stage; "
+                    f"expected, for the {stage.name} stage on these tokens, align.words_per_step=N align.coverage=null"
+                )
         if arguments.accumulation:
             recipe = _with_accumulation(recipe, arguments.accumulation * world.dp_size)
         record = benchmark(recipe, world, data, stages, arguments.steps, arguments.warmup)

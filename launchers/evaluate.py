@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from prealign.config.paths import path_argument
-from prealign.config.stage import STAGES, stage_of
+from prealign.config.stage import STAGES
 from prealign.data.contents import HELDOUT
 from prealign.data.prepared import open_data
 from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
-from prealign.evaluation.loading import find_weights, load_model, recipe_of_run
+from prealign.evaluation.loading import check_data, find_weights, load_model, recipe_of_run
 from prealign.evaluation.measuring import METRICS, Subject, measure
 from prealign.evaluation.results import results_path, write_results
 from prealign.evaluation.table import rows
@@ -48,13 +48,7 @@ def main() -> None:
     recipe = recipe_of_run(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
     data = open_data(recipe, arguments.split)
-    trained_on = data.fingerprint_of(stage_of(recipe, found.stage))
-    if trained_on != found.data and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{found.origin}: trained on data {found.data[:12]}...; {recipe.data.dir} holds "
-            f"{trained_on[:12]}...; give the data that it was trained on (data.dir=...), or set "
-            f"checkpoint.allow_changed_data=true"
-        )
+    check_data(found, recipe, data)
     with running_world() as world:
         model = load_model(recipe, found.value, world.device)
         subject = Subject(recipe, data, world, model, arguments.run, found.stage, found.step)

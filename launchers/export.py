@@ -13,7 +13,7 @@ from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES
 from prealign.data.prepared import open_data
 from prealign.errors import run
-from prealign.evaluation.loading import find_weights, recipe_of_run
+from prealign.evaluation.loading import check_data, find_weights, recipe_of_run
 from prealign.interop.export import DTYPES, export
 
 
@@ -30,7 +30,9 @@ def main() -> None:
 
     recipe = recipe_of_run(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
-    export(recipe, open_data(recipe), found, arguments.out, arguments.dtype, round(arguments.shard_gb * 1e9))
+    data = open_data(recipe)
+    check_data(found, recipe, data)
+    export(arguments.run, recipe, data, found, arguments.out, arguments.dtype, round(arguments.shard_gb * 1e9))
     print(f"written: {arguments.out} ({found.stage} {found.step}, {arguments.dtype})")
 
 

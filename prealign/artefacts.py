@@ -136,7 +136,7 @@ def ensure(
         manifest = {"format": FORMAT_VERSION, "kind": kind, "inputs": inputs, "facts": facts, "files": files}
         write_atomically(partial / _MANIFEST, _serialise(manifest | {"sha256": digest(manifest)}).decode())
         started.unlink(missing_ok=True)
-        _replace_folder(partial, folder)
+        replace_folder(partial, folder)
     except BaseException as error:
         if not resumable or isinstance(error, UserError):
             started.unlink(missing_ok=True)
@@ -156,7 +156,8 @@ def refuse_strangers(folder: Path) -> None:
         )
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put a folder that is whole in another one's place, which is there until then."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

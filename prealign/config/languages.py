@@ -1,11 +1,11 @@
 """What is known about languages before a recipe says anything: defaults of the facts under ``languages.*``.
 
-A language that is not listed takes the defaults of `prealign.config.recipe.Language`; a recipe sets what differs.
+A language that is not listed takes the defaults of `prealign.config.texts.LanguageConfig`; a recipe sets what differs.
 """
 
 from typing import Any
 
-LANGUAGE_FACTS: dict[str, dict[str, Any]] = {
+LANGUAGE_TRAITS: dict[str, dict[str, Any]] = {
     "en": {
         "scripts": ["Latin"],
         "leading_words": ["to", "a", "an", "the"],
@@ -47,11 +47,11 @@ LANGUAGE_FACTS: dict[str, dict[str, Any]] = {
 
 def language_facts(name: str) -> dict[str, Any]:
     """Defaults for a language; empty when nothing is known about it."""
-    known = LANGUAGE_FACTS.get(name) or LANGUAGE_FACTS.get(name.replace("_", "-").partition("-")[0], {})
+    known = LANGUAGE_TRAITS.get(name) or LANGUAGE_TRAITS.get(name.replace("_", "-").partition("-")[0], {})
     return dict(known)
 
 
-def with_facts(languages: dict[str, Any]) -> dict[str, Any]:
+def with_traits(languages: dict[str, Any]) -> dict[str, Any]:
     """A recipe's ``languages`` with facts filled in where it is silent; a clone takes those of its original."""
     filled = {name: value | {} if isinstance(value, dict) else value for name, value in languages.items()}
     for name, value in filled.items():

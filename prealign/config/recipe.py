@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from prealign.config.evaluation import EvaluationConfig
 from prealign.config.facts import FactsConfig, facts_period
-from prealign.config.languages import with_facts
+from prealign.config.languages import with_traits
 from prealign.config.paths import ExpandedPath
 from prealign.config.running import AnomaliesConfig, CheckpointConfig, LogConfig, ParallelConfig, WatchdogConfig
 from prealign.config.sections import Count, Fraction, Section
@@ -163,26 +163,26 @@ class ModelConfig(Section):
             raise ValueError(
                 f"found hidden_size={self.hidden_size} and heads={self.heads}; expected hidden_size divisible by heads"
             )
-        if self.heads % self.heads_of_kv:
+        if self.heads % self.resolved_kv_heads:
             raise ValueError(f"found heads={self.heads} and kv_heads={self.kv_heads}; expected heads divisible by them")
-        if self.positions == "rotary" and self.size_of_heads % 2:
+        if self.positions == "rotary" and self.resolved_head_size % 2:
             raise ValueError(
-                f"found positions=rotary and heads of {self.size_of_heads} features; expected an even size"
+                f"found positions=rotary and heads of {self.resolved_head_size} features; expected an even size"
             )
         return self
 
     @property
-    def heads_of_kv(self) -> int:
+    def resolved_kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
-    def size_of_heads(self) -> int:
+    def resolved_head_size(self) -> int:
         """Features of a head."""
         return self.hidden_size // self.heads if self.head_size is None else self.head_size
 
     @property
-    def inner_size(self) -> int:
+    def resolved_ffn_size(self) -> int:
         """Features inside the MLP."""
         return self.ffn_multiple * self.hidden_size if self.ffn_size is None else self.ffn_size
 
@@ -242,7 +242,7 @@ class Recipe(Section):
     @classmethod
     def _known_languages(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("languages"), dict):
-            return values | {"languages": with_facts(values["languages"])}
+            return values | {"languages": with_traits(values["languages"])}
         return values
 
     @model_validator(mode="after")
@@ -289,10 +289,15 @@ class Recipe(Section):
                 f"parallel: found tensor_parallel_size={tensor}, sequence_parallel_size={sequence} and "
                 f"model.heads={self.model.heads}; expected heads divisible by their product"
             )
-        if self.model.heads_of_kv % tensor:
+        if self.model.resolved_kv_heads % tensor:
             raise ValueError(
                 f"parallel.tensor_parallel_size: found {tensor} and model.kv_heads={self.model.kv_heads}; expected "
                 f"kv_heads divisible by it"
+            )
+        if self.model.resolved_ffn_size % tensor:
+            raise ValueError(
+                f"parallel.tensor_parallel_size: found {tensor} and model.ffn_size={self.model.ffn_size}; expected "
+                f"ffn_size divisible by it"
             )
         if self.model.qk_norm and tensor > 1:
             raise ValueError(

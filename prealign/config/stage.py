@@ -20,7 +20,7 @@ class WordSteps:
     """The first step and every so many-th after it."""
     seed: int
     """Of the draws of words."""
-    asked_for: str
+    requested_by: str
     """What of the recipe asks for them."""
 
 
@@ -30,11 +30,11 @@ class Stage:
 
     name: StageName
     recipe: Recipe
-    """The run's, with `batch` and `align` as this stage has them."""
+    """The run's, but for `batch` and `align`, which are as this stage has them."""
     schedule: ScheduleConfig
     """Its learning rate."""
-    words: WordSteps | None
-    """None where it trains on text alone."""
+    word_steps: WordSteps | None
+    """Which steps take a word batch; None where it trains on text alone."""
     code_switch: bool
     """Whether text in the source language is code-switched."""
     extra_texts: bool
@@ -46,9 +46,9 @@ class Stage:
     measures_alignment: bool
     """Whether alignment is measured in full at its end."""
 
-    def word_steps(self, steps: int) -> range:
+    def steps_with_words(self, steps: int) -> range:
         """Which of its steps, of so many, take a word batch."""
-        return range(0, steps, self.words.every) if self.words is not None else range(0)
+        return range(0, steps, self.word_steps.every) if self.word_steps is not None else range(0)
 
 
 def align_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
@@ -58,7 +58,7 @@ def align_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
         name="align",
         recipe=recipe.model_copy(update={"batch": recipe.align_batch(dp_size)}),
         schedule=recipe.align,
-        words=WordSteps(1, int(mix(recipe.seed, Draw.WORD_BATCHES)), "stages: found 'align'"),
+        word_steps=WordSteps(1, int(mix(recipe.seed, Draw.WORD_BATCHES)), "stages: found 'align'"),
         code_switch=False,
         extra_texts=False,
         facts=None,
@@ -74,14 +74,14 @@ def pretrain_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
     if own.align_every is not None:
         seed = int(mix(recipe.seed, Draw.WORD_BATCHES, 1))
         words = WordSteps(own.align_every, seed, "pretrain.align_every: found a number")
-        kept = {"words_per_step": own.align_words_per_step, "weight": own.align_weight}
-        changed = {key: value for key, value in kept.items() if value is not None}
+        overrides = {"words_per_step": own.align_words_per_step, "weight": own.align_weight}
+        changed = {key: value for key, value in overrides.items() if value is not None}
         recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update=changed)})
     return Stage(
         name="pretrain",
         recipe=recipe,
         schedule=own,
-        words=words,
+        word_steps=words,
         code_switch=True,
         extra_texts=True,
         facts=recipe.facts,

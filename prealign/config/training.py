@@ -82,7 +82,7 @@ class AlignConfig(ScheduleConfig):
     layer_reduce: Literal["sum", "mean"] = "sum"
     """How the losses of the layers become one."""
     final_norm: bool = True
-    """Take the last block's words after the final LayerNorm."""
+    """Take the last block's words after the final norm."""
 
     @model_validator(mode="before")
     @classmethod

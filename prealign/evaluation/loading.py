@@ -9,7 +9,8 @@ import torch
 
 from prealign.config import Recipe, load_recipe
 from prealign.config.recipe import StageName
-from prealign.config.stage import STAGES
+from prealign.config.stage import STAGES, stage_of
+from prealign.data.prepared import PreparedData
 from prealign.distributed.engine import InitialValue
 from prealign.distributed.manifest import damage, read_manifest
 from prealign.distributed.piece_files import PieceReader
@@ -79,6 +80,16 @@ def recipe_of_run(folder: Path, overrides: list[str]) -> Recipe:
     near = [parent / recipe.data.dir for parent in folder.resolve().parents]
     found = next((path for path in near if path.is_dir()), recipe.data.dir)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"dir": found})})
+
+
+def check_data(found: FoundWeights, recipe: Recipe, data: PreparedData) -> None:
+    """Raise `UserError` unless weights were trained on this data, or `checkpoint.allow_changed_data` is set."""
+    there = data.fingerprint_of(stage_of(recipe, found.stage))
+    if there != found.data and not recipe.checkpoint.allow_changed_data:
+        raise UserError(
+            f"{found.origin}: trained on data {found.data[:12]}...; {recipe.data.dir} holds {there[:12]}...; give the "
+            f"data that it was trained on (data.dir=...), or set checkpoint.allow_changed_data=true"
+        )
 
 
 def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:

@@ -60,7 +60,7 @@ def sentence_embeddings(
     """Position-weighted means of hidden states, ``[L + 1, n, D]`` in fp32 on the host.
 
     ``sum_t (t / sum_k k) h_t`` with ``t`` from 1 (Muennighoff 2022), which suits decoders: later tokens have seen more.
-    Layer 0 is the embedding with positions, layer L comes after the final LayerNorm. Sentences run ``rows`` at a time,
+    Layer 0 is the embedding with positions, layer L comes after the final norm. Sentences run ``rows`` at a time,
     padded on the right, where causal attention keeps pads out.
     """
     states: list[torch.Tensor] = []

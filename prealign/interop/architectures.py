@@ -14,6 +14,27 @@ from prealign.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
 
+_CARRIED_OVER = {
+    "layers",
+    "hidden_size",
+    "heads",
+    "kv_heads",
+    "head_size",
+    "context",
+    "ffn_multiple",
+    "ffn_size",
+    "rotary_base",
+    "norm_eps",
+    "tied_embeddings",
+    "vocab_multiple",
+    "init",
+    "init_std",
+    "reset_at_document",
+    "attention",
+}
+"""Settings that every architecture has, or that do not bear on what a trained model computes for a document. All others
+must be those of an architecture, so that a setting which is new is not left out of an export unseen."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -29,34 +50,28 @@ class Architecture:
 def architecture_of(model: ModelConfig, vocab_size: int) -> Architecture:
     """The architecture that computes what the model computes. ``vocab_size``: rows of the embedding. Raises `UserError`
     where there is none."""
-    found = {
-        "positions": model.positions,
-        "norm": model.norm,
-        "mlp": model.mlp,
-        "bias": model.bias,
-        "attention_bias": model.bias if model.attention_bias is None else model.attention_bias,
-        "qk_norm": model.qk_norm,
-    }
-    today = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
+    settings = model.model_dump(exclude=_CARRIED_OVER)
+    settings["attention_bias"] = model.bias if model.attention_bias is None else model.attention_bias
     gpt2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True}
-    if found == gpt2 | {"attention_bias": True, "qk_norm": False} and _heads_fill(model):
+    if settings == gpt2 | {"attention_bias": True, "qk_norm": False} and _heads_fill(model):
         return Architecture("GPT2LMHeadModel", "gpt2", _gpt2_config(model, vocab_size), _gpt2_tensors)
+    llama_like = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
     for name, model_type, attention in (
         ("LlamaForCausalLM", "llama", {"attention_bias": False, "qk_norm": False}),
         ("Qwen2ForCausalLM", "qwen2", {"attention_bias": True, "qk_norm": False}),
         ("Qwen3ForCausalLM", "qwen3", {"attention_bias": False, "qk_norm": True}),
     ):
-        if found == today | attention:
+        if settings == llama_like | attention:
             return Architecture(name, model_type, _llama_config(model, vocab_size), _llama_tensors)
-    shown = ", ".join(f"{key}={value}" for key, value in found.items())
+    shown = ", ".join(f"{key}={value}" for key, value in settings.items())
     raise UserError(
-        f"model: found {shown}, with {model.heads} heads of {model.size_of_heads}, which no stock architecture of "
+        f"model: found {shown}, with {model.heads} heads of {model.resolved_head_size}, which no stock architecture of "
         f"transformers computes; expected the settings of GPT-2, Llama, Qwen2 or Qwen3"
     )
 
 
 def _heads_fill(model: ModelConfig) -> bool:
-    return model.heads_of_kv == model.heads and model.heads * model.size_of_heads == model.hidden_size
+    return model.resolved_kv_heads == model.heads and model.heads * model.resolved_head_size == model.hidden_size
 
 
 def _gpt2_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
@@ -66,7 +81,7 @@ def _gpt2_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
         "n_embd": model.hidden_size,
         "n_layer": model.layers,
         "n_head": model.heads,
-        "n_inner": model.inner_size,
+        "n_inner": model.resolved_ffn_size,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": model.norm_eps,
         "resid_pdrop": 0.0,
@@ -81,16 +96,16 @@ def _llama_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "max_position_embeddings": model.context,
         "hidden_size": model.hidden_size,
-        "intermediate_size": model.inner_size,
+        "intermediate_size": model.resolved_ffn_size,
         "num_hidden_layers": model.layers,
         "num_attention_heads": model.heads,
-        "num_key_value_heads": model.heads_of_kv,
-        "head_dim": model.size_of_heads,
+        "num_key_value_heads": model.resolved_kv_heads,
+        "head_dim": model.resolved_head_size,
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rotary_base,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
-        "attention_bias": False,
+        "attention_bias": False,  # Llama's and Qwen3's; Qwen2 always has biases of queries, keys and values
         "mlp_bias": False,
         "tie_word_embeddings": model.tied_embeddings,
     }
@@ -119,6 +134,7 @@ _FUSED = {"attention.qkv": "qkv", "attention.kv": "kv"}
 
 
 def _gpt2_tensors(name: str, value: torch.Tensor) -> Tensors:
+    """The weight of a ``GPT2LMHeadModel`` that a parameter becomes."""
     outside = {
         "gpt.embedding.tokens.weight": "transformer.wte.weight",
         "gpt.embedding.positions.weight": "transformer.wpe.weight",
@@ -133,6 +149,7 @@ def _gpt2_tensors(name: str, value: torch.Tensor) -> Tensors:
 
 
 def _llama_tensors(name: str, value: torch.Tensor) -> Tensors:
+    """The weights of a ``LlamaForCausalLM`` or Qwen that a parameter becomes."""
     outside = {
         "gpt.embedding.tokens.weight": "model.embed_tokens.weight",
         "gpt.norm.weight": "model.norm.weight",
@@ -141,11 +158,11 @@ def _llama_tensors(name: str, value: torch.Tensor) -> Tensors:
     if name in outside:
         return {outside[name]: value}
     number, layer, kind = _in_block(name)
-    place = f"model.layers.{number}"
+    prefix = f"model.layers.{number}"
     if layer in _FUSED:
         parts = value.chunk(len(_FUSED[layer]))
-        return {f"{place}.self_attn.{each}_proj.{kind}": part for each, part in zip(_FUSED[layer], parts)}
-    return {f"{place}.{_LLAMA[layer]}.{kind}": value}
+        return {f"{prefix}.self_attn.{each}_proj.{kind}": part for each, part in zip(_FUSED[layer], parts)}
+    return {f"{prefix}.{_LLAMA[layer]}.{kind}": value}
 
 
 def _in_block(name: str) -> tuple[str, str, str]:

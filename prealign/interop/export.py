@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from prealign.config import Recipe, dump_recipe
+from prealign.artefacts import replace_folder
+from prealign.config import Recipe
 from prealign.data.prepared import PreparedData
 from prealign.distributed.piece_files import save_tensors
 from prealign.errors import UserError
 from prealign.evaluation.loading import FoundWeights
 from prealign.interop.architectures import Architecture, architecture_of
-from prealign.interop.tokenizer import write_tokenizer
+from prealign.interop.tokenizer import check_tokenizer, write_tokenizer
 from prealign.objectives.joint import JointModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -22,18 +23,22 @@ _MARK = "prealign.json"
 """A file that only our exports have."""
 
 
-def export(recipe: Recipe, data: PreparedData, found: FoundWeights, folder: Path, dtype: str, shard: int) -> None:
-    """Write weights, configuration, tokenizers and a model card; a folder of before that `export` wrote is replaced.
+def export(
+    run: Path, recipe: Recipe, data: PreparedData, found: FoundWeights, folder: Path, dtype: str, max_shard_bytes: int
+) -> None:
+    """Write weights, configuration, tokenizers and a model card; a folder that an earlier call wrote is replaced.
 
-    ``dtype``: of `DTYPES`. ``shard``: bytes of a file of weights, which is what is held in memory. Raises `UserError`.
+    ``run``: the run's folder. ``dtype``: of `DTYPES`. ``max_shard_bytes``: of a file of weights, which is what is held
+    in memory. Raises `UserError`.
     """
-    if folder.exists() and not (folder / _MARK).is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / _MARK).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--out: '{folder}' is there and holds no export; choose another folder")
     architecture = architecture_of(recipe.model, recipe.padded_vocab_size)
+    check_tokenizer(data.tokenizer)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_weights(partial, _tensors(recipe, found, architecture, DTYPES[dtype]), shard)
+    _write_weights(partial, _tensors(recipe, found, architecture, DTYPES[dtype]), max_shard_bytes)
     end = data.tokenizer.end_of_document
     settings: dict[str, Any] = {
         "architectures": [architecture.name],
@@ -43,15 +48,15 @@ def export(recipe: Recipe, data: PreparedData, found: FoundWeights, folder: Path
         "torch_dtype": str(DTYPES[dtype]).removeprefix("torch."),
     }
     _write_json(partial / "config.json", settings | architecture.config)
-    _write_json(partial / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "do_sample": True})
+    ends = [end, *(end + recipe.token_offset(name) for name in recipe.clones)]
+    _write_json(partial / "generation_config.json", {"bos_token_id": end, "eos_token_id": ends, "do_sample": True})
     write_tokenizer(partial, data.tokenizer, 0, recipe.model.context)
     for name in recipe.clones:
         write_tokenizer(partial / f"tokenizer_{name}", data.tokenizer, recipe.token_offset(name), recipe.model.context)
-    (partial / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    shutil.copyfile(run / "recipe.yaml", partial / "recipe.yaml")
     _write_json(partial / _MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data})
     (partial / "README.md").write_text(_card(recipe, found, architecture), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    replace_folder(partial, folder)
 
 
 def _tensors(
@@ -61,11 +66,11 @@ def _tensors(
         model = JointModel(recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": "sdpa"})}))
     for name, parameter in model.named_parameters():
         value = found.value(name, parameter.shape).to(dtype)
-        for other, tensor in architecture.tensors(name, value).items():
-            yield other, tensor.contiguous()
+        for hf_name, tensor in architecture.tensors(name, value).items():
+            yield hf_name, tensor.contiguous()
 
 
-def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], shard: int) -> None:
+def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], max_shard_bytes: int) -> None:
     """One file, or several with an index, as `transformers` writes them."""
     files: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
@@ -77,7 +82,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], sh
         pending.clear()
 
     for name, tensor in tensors:
-        if pending and sum(part.nbytes for part in pending.values()) + tensor.nbytes > shard:
+        if pending and sum(part.nbytes for part in pending.values()) + tensor.nbytes > max_shard_bytes:
             flush()
         pending[name] = tensor
         total += tensor.nbytes

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import regex
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from prealign.errors import UserError
 from prealign.text.tokenizer import END_OF_DOCUMENT, Tokenizer, byte_level_characters
 
 
@@ -49,3 +51,27 @@ def byte_level_tokenizer(tokenizer: Tokenizer, offset: int) -> HuggingFaceTokeni
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(END_OF_DOCUMENT, special=True, normalized=False)])
     return bpe
+
+
+_CUT_HERE = (
+    "It's 1234567 o'clock, 12:30; isn't été THE?!?!  \n\n \tx\r\ny   \u00a0 z  ",
+    "مرحبا 你好世界 3.14159 Привет—мир 😀😁 a_b-c/d\\e <tag> नमस्ते",
+    " \n  \n\n   1 22 333 4444 55555 ((())) ... --- 'LL 've 'Re",
+)
+"""What patterns cut in different ways: digits, contractions, runs of white space and signs, scripts."""
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Raise `UserError` where ``tokenizer.json`` would cut text in another way: its regular expressions are of another
+    kind than tiktoken's, in which ``{1,3}+``, for one, means something else."""
+    split = pre_tokenizers.Split(Regex(tokenizer.pattern), behavior="isolated")
+    for text in _CUT_HERE:
+        ours = [match[0] for match in regex.finditer(tokenizer.pattern, text)]
+        theirs = [piece for piece, _ in split.pre_tokenize_str(text)]
+        if ours != theirs:
+            cut, other = next((a, b) for a, b in zip(ours, theirs) if a != b)
+            raise UserError(
+                f"data.tokenizer.pattern: found {tokenizer.pattern!r}, which means another thing to Hugging Face "
+                f"tokenizers: a piece of {text!r} would be {other!r} instead of {cut!r}; this run cannot be exported "
+                f"with its tokenizer"
+            )

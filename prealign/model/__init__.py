@@ -1,1 +1,1 @@
-"""The GPT-2 style model, its attention backends and its initialisation."""
+"""The decoder (blocks of GPT-2 or Llama), its attention backends and its initialisation."""

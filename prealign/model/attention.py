@@ -33,21 +33,21 @@ class KeyValues:
             if group.length != 1:
                 raise ValueError(f"found {group.length} new tokens a row behind others; expected one")
             k, v = torch.cat((self.seen[0], k), dim=2), torch.cat((self.seen[1], v), dim=2)
-        first, self.seen = self.seen is None, (k, v)
+        is_prefill, self.seen = self.seen is None, (k, v)
         group_size = q.shape[1] // k.shape[1]
         k, v = (part.repeat_interleave(group_size, dim=1) if group_size > 1 else part for part in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=first).transpose(1, 2).flatten(0, 1)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=is_prefill).transpose(1, 2).flatten(0, 1)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head or grouped-query attention with fused projections; heads follow from the width of the projections, so
-    they may be sharded."""
+    """Multi-head attention (one projection, `qkv`) or, with fewer `kv_heads` than heads, grouped-query attention (two,
+    `q` and `kv`). Heads follow from the width of the projections, so they may be sharded."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.head_size = config.size_of_heads
+        self.head_size = config.resolved_head_size
         size, bias = config.hidden_size, config.bias if config.attention_bias is None else config.attention_bias
-        inner, kv = config.heads * self.head_size, config.heads_of_kv * self.head_size
+        inner, kv = config.heads * self.head_size, config.resolved_kv_heads * self.head_size
         self.grouped = inner != kv
         if self.grouped:
             self.q = nn.Linear(size, inner, bias)

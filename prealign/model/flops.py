@@ -14,7 +14,7 @@ def body_parameters(recipe: Recipe) -> int:
 
 
 def meta_model(recipe: Recipe) -> GPT:
-    """The decoder without memory, to count on."""
+    """The decoder on the meta device: shapes without storage."""
     config = recipe.model.model_copy(update={"attention": "sdpa"})  # which kernel attends does not matter
     with torch.device("meta"):
         return GPT(config, recipe.padded_vocab_size, Recomputation(), words_after_norm=True)
@@ -29,7 +29,7 @@ def text_token_flops(recipe: Recipe) -> float:
     """
     model = recipe.model
     weights = body_parameters(recipe) + recipe.padded_vocab_size * model.hidden_size
-    return 6.0 * weights + 12.0 * model.layers * model.context * model.heads * model.size_of_heads
+    return 6.0 * weights + 12.0 * model.layers * model.context * model.heads * model.resolved_head_size
 
 
 def word_token_flops(recipe: Recipe) -> float:

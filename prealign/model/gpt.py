@@ -123,7 +123,7 @@ class GPT(nn.Module):
         return hidden_states, [vectors for vectors in words if vectors is not None]
 
     def new_cache(self) -> list[KeyValues]:
-        """An empty cache."""
+        """A cache for `forward`, of rows that have no tokens yet."""
         return [KeyValues() for _ in self.blocks]
 
 

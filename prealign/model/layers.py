@@ -15,10 +15,12 @@ ROW_PARALLEL = ("attention.out", "mlp.down")
 
 
 def norm(config: ModelConfig, size: int) -> nn.Module:
-    """The model's kind of norm, over ``size`` features."""
-    if config.norm == "rmsnorm":
-        return nn.RMSNorm(size, eps=config.norm_eps)
-    return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
+    """The norm that `model.norm` names, over ``size`` features."""
+    match config.norm:
+        case "layernorm":
+            return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
+        case "rmsnorm":
+            return nn.RMSNorm(size, eps=config.norm_eps)
 
 
 class MLP(nn.Module):
@@ -47,16 +49,15 @@ class SwiGLU(nn.Module):
 
 
 def mlp(config: ModelConfig) -> nn.Module:
-    """The model's kind of MLP."""
-    kind = SwiGLU if config.mlp == "swiglu" else MLP
-    return kind(config.hidden_size, config.inner_size, config.bias)
+    """The MLP that `model.mlp` names."""
+    return {"gelu": MLP, "swiglu": SwiGLU}[config.mlp](config.hidden_size, config.resolved_ffn_size, config.bias)
 
 
 def rotary_angles(config: ModelConfig, positions: torch.Tensor) -> torch.Tensor:
     """Angles of rotary positions (Su et al. 2021): ``p * base ** (-2 i / head_size)``, fp32 ``[tokens, head_size /
     2]``, computed anew so that no buffer is rounded to the precision of the weights."""
-    pairs = torch.arange(0, config.size_of_heads, 2, dtype=torch.float32, device=positions.device)
-    return positions.float()[:, None] * config.rotary_base ** (-pairs / config.size_of_heads)
+    pairs = torch.arange(0, config.resolved_head_size, 2, dtype=torch.float32, device=positions.device)
+    return positions.float()[:, None] * config.rotary_base ** (-pairs / config.resolved_head_size)
 
 
 def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

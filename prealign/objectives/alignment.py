@@ -10,8 +10,13 @@ from prealign.objectives.terms import Features, Term
 
 
 class Alignment:
-    """``weight * sum_l L^l_align``. It logs ``align_loss``, the unweighted sum over layers, and by layer
-    ``align_loss_layers`` and ``align_cosine_layers``, the mean cosine of positives."""
+    """``weight * sum_l L^l_align``, or the mean over layers (`align.layer_reduce`). ``L^l`` is the mean over anchors of
+    the mean over an anchor's positives of ``-log softmax``; which words are anchors and positives, the batch's
+    relations say (`prealign.data.word_batches`). Each rank gives the part of its own anchors; parts of ranks add up.
+
+    It logs ``align_loss``, the unweighted sum over layers, and by layer ``align_loss_layers`` and
+    ``align_cosine_layers``, the mean cosine of positives.
+    """
 
     def __init__(self, config: AlignConfig, group: dist.ProcessGroup | None) -> None:
         """``group``: the ranks whose words are one batch; None: this rank alone."""

@@ -51,10 +51,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits.copy_(inputs @ weight.T)
             logits -= logits.amax(dim=1, keepdim=True)
             target_logits = logits.gather(1, labels)
-            total = logits.exp_().sum(dim=1, keepdim=True)
-            losses[rows] = ((total.log() - target_logits) * has_target).squeeze(1)
+            denominator = logits.exp_().sum(dim=1, keepdim=True)
+            losses[rows] = ((denominator.log() - target_logits) * has_target).squeeze(1)
             if grad_hidden is not None and grad_weight is not None:
-                error = logits.div_(total)
+                error = logits.div_(denominator)  # softmax, and after the next line softmax - one_hot
                 error.scatter_add_(1, labels, error.new_full((1, 1), -1.0).expand_as(labels))
                 error = error.mul_(has_target).to(hidden_states.dtype)
                 torch.mm(error, weight, out=grad_hidden[rows])

@@ -15,8 +15,8 @@ from prealign.model.layout import Exchange, Group, Layout, document_numbers
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Rows of text. ``targets``: int64 ``[rows * length]``. ``languages``: the number of each row's language, int64
-    ``[rows]``."""
+    """Rows of text. ``ids``, ``positions``, ``targets``: int64 ``[rows * length]``. ``languages``: the number of each
+    row's language, int64 ``[rows]``."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -27,8 +27,8 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class WordInputs:
-    """This rank's words. ``spans``: where word ``w`` lies in ``ids`` (flat, words of equal length together).
-    ``relations``: over all ranks' words."""
+    """This rank's words. ``ids``, ``positions``: int64 ``[tokens]``. ``spans``: where word ``w`` lies in ``ids`` (flat,
+    words of equal length together). ``relations``: over all ranks' words; None: they are measured, not trained on."""
 
     ids: torch.Tensor
     positions: torch.Tensor

@@ -1,5 +1,5 @@
-"""The module that is trained: its forward computes ``L_joint = lambda * sum_l L^l_align + L_LM`` (paper, Eq. 3-4), and
-what terms a user adds.
+"""The module that is trained: its forward computes ``L = align.weight * sum_l L^l_align + L_LM`` (paper, Eq. 3-4), plus
+terms that a user adds.
 
 Everything that touches a parameter happens inside the forward of the module that owns it, so that ZeRO-3 gathers what
 is needed, once per pass.
@@ -51,8 +51,8 @@ class Head(nn.Module):
         ids: torch.Tensor | None,
         spans: Spans | None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Summed and per-token cross-entropy of ``hidden_states`` ``[tokens, D]``; output-embedding vectors of
-        words."""
+        """Of text, the summed (scalar) and per-token cross-entropy ``[tokens]`` of ``hidden_states`` ``[tokens, D]``;
+        of words, their vectors in the output embedding ``[W_local, D]``."""
         total = losses = vectors = None
         if hidden_states is not None and targets is not None:
             total, losses = linear_cross_entropy(hidden_states, self.weight, targets)
@@ -61,7 +61,8 @@ class Head(nn.Module):
         return total, losses, vectors
 
 
-def _blocks_between(mode: Recompute) -> int | None:
+def _recompute_every(mode: Recompute) -> int | None:
+    """``none``, ``full`` or k -> None, 1 or k."""
     return mode if isinstance(mode, int) else {"none": None, "full": 1}[mode]
 
 
@@ -82,8 +83,8 @@ class JointModel(nn.Module):
         )
         vocab_size, hidden_size = recipe.padded_vocab_size, recipe.model.hidden_size
         text, words = recipe.parallel.activation_checkpointing, recipe.parallel.word_activation_checkpointing
-        every = Recomputation(_blocks_between(text), _blocks_between(text if words is None else words))
-        self.gpt = GPT(recipe.model, vocab_size, every, recipe.align.final_norm)
+        recomputation = Recomputation(_recompute_every(text), _recompute_every(text if words is None else words))
+        self.gpt = GPT(recipe.model, vocab_size, recomputation, recipe.align.final_norm)
         self.head = Head(vocab_size, hidden_size)
         self.tie()
 
@@ -101,12 +102,15 @@ class JointModel(nn.Module):
         for objective in self.objectives:
             term = objective(inputs, features)
             if term is not None:
-                share = inputs.passes * term.loss
+                share = inputs.passes * term.loss  # the engine averages over passes; terms are parts of a sum
                 outputs["loss"] = share if outputs["loss"] is None else outputs["loss"] + share
+                if both := outputs["sums"].keys() & term.sums.keys():
+                    raise ValueError(f"two objectives log {sorted(both)}; expected names of their own")
                 outputs["sums"] |= term.sums
         return outputs
 
     def _features(self, inputs: ModelInputs) -> Features:
+        """Hidden states, losses of tokens and vectors of words, in one pass over text and words."""
         text, words = inputs.text, inputs.words
         hidden_states, vectors = self.gpt(inputs.cat("ids"), inputs.cat("positions"), inputs.layout, inputs.spans)
         ids, spans = (words.ids, words.spans) if words is not None and not self.tied else (None, None)

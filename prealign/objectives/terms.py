@@ -31,13 +31,13 @@ class Features:
 
 
 class Term(NamedTuple):
-    """A term of the loss: this forward pass's share of it, which those of the step's other passes, on this rank and all
-    others, are added to; and what is logged."""
+    """A term of the loss, and what is logged. ``loss``: what this forward pass contributes; the step's loss is the sum
+    over its passes on all ranks, so a mean over a pass is to be divided by `ModelInputs.passes`."""
 
     loss: torch.Tensor
     sums: Sums
 
 
 Objective = Callable[[ModelInputs, Features], Term | None]
-"""None where the pass has nothing that it is about. It has no parameters of its own: those that it trains are the
+"""Gives None for a pass that it does not apply to. It has no parameters of its own: those that it trains are the
 model's, by way of the features."""

@@ -56,7 +56,7 @@ class AnomalyGuard:
         self._decode = decode
         self._folder = folder / "anomalies"
         self._step = step
-        self._losses = deque[float](state["losses"] if state else (), maxlen=self._settings.window)
+        self._losses = deque[float](state.get("objective_losses", ()) if state else (), maxlen=self._settings.window)
         self._say = say
         without, passed = world.first(_on_record(self._folder) if world.is_first else (set(), set()))
         self._passed: set[int] = passed
@@ -65,7 +65,7 @@ class AnomalyGuard:
     @property
     def state(self) -> dict[str, Any]:
         """What the decisions of later steps depend on, as plain values."""
-        return {"losses": list(self._losses)}
+        return {"objective_losses": list(self._losses)}
 
     def step(
         self,

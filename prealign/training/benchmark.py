@@ -167,7 +167,7 @@ def _synthetic(stage: Stage, world: World) -> Iterator[tuple[list[MicroBatch], W
             sources, words_seen = torch.zeros(rows, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
             micro.append(MicroBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), sources, words_seen))
         words = None
-        if stage.words is not None and step % stage.words.every == 0:
+        if stage.word_steps is not None and step % stage.word_steps.every == 0:
             assert recipe.align.words_per_step is not None
             count = recipe.align.words_per_step // 2 * 2
             lengths = torch.randint(1, 5, (count,), generator=shared)
@@ -199,8 +199,8 @@ def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list
         workers=recipe.loader_workers,
         pin_memory=world.device.type == "cuda",
     )
-    words = word_batches(stage, data) if stage.words is not None and data.lexicon is not None else None
-    word_steps = stage.word_steps(plan.steps)
+    words = word_batches(stage, data) if stage.word_steps is not None and data.lexicon is not None else None
+    word_steps = stage.steps_with_words(plan.steps)
     for step, micro in enumerate(batches):
         yield micro, words.batch(step) if words is not None and step in word_steps else None
 

@@ -71,7 +71,7 @@ def _say_plan(stage: Stage, data: PreparedData, plan: StagePlan, say: Callable[[
         total = sum(stretch.counts)
         shares = [f"{name} {100 * n / total:.4g} % ({n:,})" for name, n in zip(recipe.sources, stretch.counts) if n]
         say(f"  steps {stretch.first_step:,} to {stretch.end_step:,}, {total:,} samples: {', '.join(shares)}")
-    if stage.words is not None:
+    if stage.word_steps is not None:
         _say_coverage(stage, data, plan, words, say)
     return words
 
@@ -80,7 +80,7 @@ def _say_coverage(
     stage: Stage, data: PreparedData, plan: StagePlan, words: dict[str, int], say: Callable[[str], None]
 ) -> None:
     """How often the stage draws a word of the table, and what its word batches cost beside the text of the run."""
-    recipe, batches, steps = stage.recipe, word_batches(stage, data), stage.word_steps(plan.steps)
+    recipe, batches, steps = stage.recipe, word_batches(stage, data), stage.steps_with_words(plan.steps)
     rows = table_rows(batches.lexicon, recipe.align.max_translations)
     per_step = min(recipe.align.words_per_step or 0, rows)
     entries, share = batches.draws_per_step()

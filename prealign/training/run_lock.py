@@ -107,7 +107,7 @@ class RunLock:
         try:
             os.link(mine, path)
         except FileExistsError:
-            return False
+            return _read(path) == self._own  # NFS may say so of a link that was made, when its answer was lost
         finally:
             mine.unlink()
         return True
@@ -137,7 +137,8 @@ class RunLock:
         right, the file at ``path`` is not replaced, and who has it afterwards finds another holder there. A process
         killed with the right in its hands leaves that file behind, which is removed in the same way.
         """
-        right = self._folder / f".lock.{holder.token}.removed"
+        right = path.with_name(f"{path.name}.{holder.token}.removed")  # of a right, too, where its holder was killed
+        began = time.monotonic()
         if not self._link(right):
             remover = _read(right)
             if remover is not None and self._is_gone(right, remover):
@@ -145,7 +146,8 @@ class RunLock:
             time.sleep(0.01)
             return False
         try:
-            if _read(path) != holder:
+            late = time.monotonic() - began > _GONE_AFTER / 2  # this process was stopped; another may think it dead
+            if late or _read(path) != holder:
                 return False
             path.unlink()
             return True

@@ -32,8 +32,7 @@ from prealign.training.step import StepSums, take_step
 from prealign.training.words import word_batches
 
 Evaluate = Callable[[torch.nn.Module, Stage, int, bool], dict[str, Any]]
-"""Measures a model in a stage, after so many steps, which are all of them or not; all ranks call it, and it returns the
-same numbers on each."""
+"""(model, stage, step, whether it is the stage's last) -> numbers by name, the same on all ranks, which all call it."""
 
 Hook = Callable[["StageRun", StepSums], None]
 """Called on all ranks after every step, in the same order, with what the step measured on this rank."""
@@ -98,7 +97,7 @@ class StepBatch:
 class StageRun:
     """A stage that is being trained; every rank makes one. Hooks read its public attributes: ``context``, ``plan`` and
     ``world`` are what it was made with, ``stage`` and ``recipe`` what it trains with, ``progress`` says where it
-    stands, ``rate`` maps a step to its learning rate, ``display`` has `say` for the terminal."""
+    stands, ``learning_rate_at`` maps a step to its rate, ``display`` has `say` for the terminal."""
 
     def __init__(self, context: StageContext, plan: StagePlan, initial_value: InitialValue, consumed: Account) -> None:
         """``consumed``: what the run spent before this stage."""
@@ -111,7 +110,7 @@ class StageRun:
         self.last = min(plan.steps, context.stop_after or plan.steps)
         """Steps after which the stage is left."""
         self.hooks: list[Hook] = [
-            StageRun.log,
+            StageRun.log_if_due,
             StageRun.evaluate_if_due,
             StageRun.save_if_due,
             StageRun.show,
@@ -132,7 +131,7 @@ class StageRun:
         world.on_first(lambda: check_space(self.recipe, context.folder))
 
         # --- engine ---
-        self.rate = learning_rate(stage.schedule, plan.steps)
+        self.learning_rate_at = learning_rate(stage.schedule, plan.steps)
         self.engine = self._build_engine(initial_value, found)
 
         # --- data ---
@@ -141,9 +140,9 @@ class StageRun:
             plan.mixture,
             int(mix(self.recipe.seed, Draw.WINDOW_ORDER)),
         )
-        self._micro = self._micro_batches()
-        self._word_steps = stage.word_steps(plan.steps)
-        self._words = word_batches(stage, context.data) if stage.words is not None else None
+        self._micro_batch_iterator = self._micro_batches()
+        self._word_steps = stage.steps_with_words(plan.steps)
+        self._words = word_batches(stage, context.data) if stage.word_steps is not None else None
         tokens_per_step = self.recipe.batch.global_batch_size * self.recipe.model.context
         self.throughput = Throughput(tokens_per_step, self.progress.step)
 
@@ -181,7 +180,7 @@ class StageRun:
 
         Raises `Interrupted`, with a checkpoint, and `RolledBack` when the stage is to be run again.
         """
-        with self.display, self._left_in_order():
+        with self.display, self._checkpoint_on_interrupt():
             self.evaluate_if_due()
             self.throughput.restart(self.step)
             while self.step < self.last:
@@ -200,13 +199,13 @@ class StageRun:
     def next_batch(self) -> StepBatch:
         """What the next step reads."""
         with self.clock.part("wait"):
-            micro = next(self._micro)
+            micro = next(self._micro_batch_iterator)
             if self._words is None or self.step not in self._word_steps:
                 return StepBatch(micro, None)
             return StepBatch(micro, self._words.batch(self.step))
 
     def advance(self, batch: StepBatch, sums: StepSums) -> None:
-        """A step has been made."""
+        """Count the step that was made, its targets and the tokens of its words."""
         self.progress.step += 1
         self._new_targets += torch.stack([sums.count(f"lm_loss/{name}") for name in self.progress.targets])
         if batch.words is not None:
@@ -215,13 +214,13 @@ class StageRun:
 
     # --- hooks ---
 
-    def log(self, sums: StepSums) -> None:
+    def log_if_due(self, sums: StepSums) -> None:
         """Every `log.every` steps, and after the last: the step's losses and the speed since the row before."""
         if self.step % self.recipe.log.every and self.step != self.last:
             return
-        row = sums.row() | {"learning_rate": self.rate(self.step - 1)} | self.throughput.row(self.step)
+        row = sums.row() | {"learning_rate": self.learning_rate_at(self.step - 1)} | self.throughput.row(self.step)
         if self.context.log is not None:
-            self.context.log.write(self._place("train") | row)
+            self.context.log.write(self._row_header("train") | row)
             self.display.show(self.step, _note(row))
 
     def evaluate_if_due(self, sums: StepSums | None = None) -> None:
@@ -232,7 +231,7 @@ class StageRun:
         results = self.context.evaluate(self.engine, self.stage, self.step, self.step == self.plan.steps)
         self.engine.train()
         if self.context.log is not None:
-            self.context.log.write(self._place("eval") | results)
+            self.context.log.write(self._row_header("eval") | results)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
             self.display.say(f"{self.stage.name} {self.step}: {shown}")
             for line in alignment_lines(results.get("alignment", {})):
@@ -271,7 +270,7 @@ class StageRun:
         self._save_due = False
         self.throughput.restart(progress.step)
 
-    def _place(self, kind: str) -> dict[str, Any]:
+    def _row_header(self, kind: str) -> dict[str, Any]:
         return {"kind": kind, "stage": self.stage.name, "step": self.step, "tokens": self.spent.tokens}
 
     def _evaluation_due(self) -> bool:
@@ -287,7 +286,7 @@ class StageRun:
         self._new_targets.zero_()
 
     def _build_engine(self, initial_value: InitialValue, found: Checkpoint | None) -> Engine:
-        engine = build_engine(self.recipe, self.world, initial_value, self.rate, self.context.objectives)
+        engine = build_engine(self.recipe, self.world, initial_value, self.learning_rate_at, self.context.objectives)
         if found is not None:
             self._checkpoints.load(engine, found)
         if self.stage.compile:
@@ -311,7 +310,7 @@ class StageRun:
         )
 
     @contextmanager
-    def _left_in_order(self) -> Iterator[None]:
+    def _checkpoint_on_interrupt(self) -> Iterator[None]:
         """An interruption leaves a checkpoint of the last whole step; a rollback frees the engine."""
         stage = self.stage.name
         try:
@@ -330,7 +329,7 @@ class StageRun:
             self.engine.destroy()
             raise
         finally:
-            self._micro.close()  # loader processes end here, not when this object is collected
+            self._micro_batch_iterator.close()  # loader processes end here, not when this object is collected
 
     def _finish(self) -> bool:
         finished = self.step == self.plan.steps
@@ -353,7 +352,7 @@ def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
 
 
 def _note(row: dict[str, Any]) -> str:
-    parts = [f"lm {row['lm_loss']:.4f}"]
+    parts = [f"lm {row['lm_loss']:.4f}"] if "lm_loss" in row else []
     if "align_loss" in row:
         parts.append(f"align {row['align_loss']:.3f}")
     parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")

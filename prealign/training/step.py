@@ -29,22 +29,28 @@ def take_step(
     """Forward and backward of a step's micro-batches on this rank, then the optimizer.
 
     Negatives are all words of the step, so the words go through one pass, the first. A token's loss is divided by the
-    number of targets of the whole step, over all ranks and micro-batches; the engine averages over both, and ``passes``
-    takes that back. ``guard`` may withhold the update.
+    number of targets of the whole step, over all ranks and micro-batches. The engine averages gradients over
+    ``passes``, replicas (sequence-parallel ranks are some) times micro-batches; the model multiplies by it, so that
+    they are sums.
+    ``guard`` may withhold the update.
     """
     passes = world.replicas * len(micro)
     sums = StepSums(world, passes)
     with clock.part("data"):
-        place = (world.device, recipe.document_ends, world.exchange, recipe.language_of_source)
-        texts = [text_inputs(batch, *place) for batch in micro]
+        texts = [
+            text_inputs(batch, world.device, recipe.document_ends, world.exchange, recipe.language_of_source)
+            for batch in micro
+        ]
         targets = world.sum(torch.stack([(text.targets != IGNORED).sum() for text in texts]).sum()).clamp(min=1)
     for number, (batch, text) in enumerate(zip(micro, texts)):
         with clock.part("data"):
-            mine = None
+            local_words = None
             if words is not None and number == 0:
-                mine = word_inputs(words, world.replica_rank, world.replicas, world.device, recipe.align.include_self)
+                local_words = word_inputs(
+                    words, world.replica_rank, world.replicas, world.device, recipe.align.include_self
+                )
         with clock.part("forward"):
-            outputs = engine(ModelInputs(text, mine, targets, passes))
+            outputs = engine(ModelInputs(text, local_words, targets, passes))
         with clock.part("backward"):
             engine.backward(outputs["loss"])
         sums.add(text, outputs, batch.words)
@@ -81,7 +87,7 @@ class StepSums:
         assert token_losses is not None
         self._loss += loss.detach() / self._passes
         self.sample_nats.append(token_losses.detach().view(text.group.rows, -1).sum(dim=1, dtype=torch.float64))
-        every, eligible, switched = words.to(self._loss)
+        every, eligible, switched = words.to(self._loss, non_blocking=True)
         shares: Sums = {"switch_ratio": (switched, eligible), "switch_ratio_all_words": (switched, every)}
         for name, (total, count) in (outputs["sums"] | shares).items():
             before = self._sums.get(name)

@@ -14,27 +14,27 @@ from prealign.training.plan import align_plan
 def word_batches(stage: Stage, data: PreparedData) -> WordBatches:
     """What a stage draws its words from. Raises `UserError` where there are no translations, and `ValueError` where it
     has no word batches."""
-    if stage.words is None:
+    if stage.word_steps is None:
         raise ValueError(f"the {stage.name} stage has no word batches")
     if data.lexicon is None:
         raise UserError(
-            f"{stage.words.asked_for} without translations; expected dictionaries (languages.*.dictionaries) or a "
-            f"clone language"
+            f"{stage.word_steps.requested_by} without translations; expected dictionaries (languages.*.dictionaries) "
+            f"or a clone language"
         )
-    return WordBatches(data.lexicon, stage.recipe.align, stage.words.seed)
+    return WordBatches(data.lexicon, stage.recipe.align, stage.word_steps.seed)
 
 
-def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str] | None = None) -> Recipe:
+def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str] = ()) -> Recipe:
     """The recipe with `align.words_per_step` in place of `align.coverage`: ``coverage x rows of the table / steps of
     the align stage``, at most the whole table; where the run starts from another one's align stage, that one's number.
 
-    Unchanged where it has no coverage, or where none of ``stages`` (by default the recipe's) comes with or after an
-    align stage. Raises `UserError`.
+    Unchanged where it has no coverage, or where neither the recipe nor ``stages`` (those that are asked for beside its
+    own) have an align stage and it starts from none. Raises `UserError`.
     """
     align, origin = recipe.align, recipe.pretrain.init_from
     if align.coverage is None or data.lexicon is None:
         return recipe
-    if recipe.aligns if stages is None else "align" in stages:
+    if recipe.aligns or "align" in stages:
         rows = table_rows(data.lexicon, align.max_translations)
         words = max(2, min(rows, math.ceil(align.coverage * rows / align_plan(recipe).steps)))
     elif origin is not None and (origin / "recipe.yaml").is_file():
@@ -47,10 +47,10 @@ def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str
 def word_tokens(stage: Stage, data: PreparedData, steps: int) -> dict[str, int]:
     """Tokens of a stage's word batches in so many steps, per language. Raises `UserError`."""
     totals = dict.fromkeys(stage.recipe.languages, 0)
-    if stage.words is None:
+    if stage.word_steps is None:
         return totals
     batches = word_batches(stage, data)
-    for step in stage.word_steps(steps):
+    for step in stage.steps_with_words(steps):
         for name, count in batches.batch(step).tokens_per_language().items():
             totals[name] += count
     return totals

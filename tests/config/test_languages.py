@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prealign.config.languages import LANGUAGE_FACTS
+from prealign.config.languages import LANGUAGE_TRAITS
 from prealign.errors import UserError
 from tests.conftest import tiny_recipe
 
@@ -31,7 +31,7 @@ def test_defaults_overrides_and_clones() -> None:
     assert greek.dictionaries[0].path == "en-el.txt"
 
 
-@pytest.mark.parametrize("name", LANGUAGE_FACTS)
+@pytest.mark.parametrize("name", LANGUAGE_TRAITS)
 def test_listed_facts_are_valid(name: str) -> None:
     languages = {"en": {"tokens": 1, "text": TEXT}, name: {"tokens": 1, "text": TEXT}}
     language = tiny_recipe(Path("data"), languages=languages).languages[name]

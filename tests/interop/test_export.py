@@ -9,14 +9,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prealign.config import Recipe
+from prealign.config import Recipe, dump_recipe
 from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.evaluation.language_model import evaluate_language
 from prealign.evaluation.loading import FoundWeights, find_weights, load_model
 from prealign.interop.export import export
+from prealign.interop.tokenizer import check_tokenizer
 from prealign.model.initialisation import initial_value
 from prealign.model.layout import Group, Layout
+from prealign.preparation.pipeline import prepare
+from prealign.text.tokenizer import Tokenizer
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.evaluation.models import ONE
 from tests.model.families import FAMILIES
@@ -36,6 +39,13 @@ def weights_of(recipe: Recipe) -> FoundWeights:
         return initial_value(name, shape, recipe) * 3 + 0.05 * noise
 
     return FoundWeights("pretrain", 7, Path("nowhere"), "identity", value, "data")
+
+
+def run_of(recipe: Recipe, folder: Path) -> Path:
+    """A folder with a run's recipe."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    return folder
 
 
 def logits_of(recipe: Recipe, found: FoundWeights, ids: torch.Tensor) -> torch.Tensor:
@@ -59,7 +69,7 @@ def logits_of(recipe: Recipe, found: FoundWeights, ids: torch.Tensor) -> torch.T
 def test_logits(data_dir: Path, tmp_path: Path, family: str, options: dict[str, Any], name: str) -> None:
     recipe = recipe_of(data_dir, family, **options)
     found = weights_of(recipe)
-    export(recipe, open_data(recipe), found, tmp_path / "out", "fp32", 10**9)
+    export(run_of(recipe, tmp_path), recipe, open_data(recipe), found, tmp_path / "out", "fp32", 10**9)
     stock, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(stock).__name__ == name
     assert not info["missing_keys"]
@@ -73,7 +83,7 @@ def test_files_of_bounded_size(data_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data_dir, "llama")
     found = weights_of(recipe)
     for folder, shard in (("one", 10**9), ("many", 60_000)):
-        export(recipe, open_data(recipe), found, tmp_path / folder, "fp32", shard)
+        export(run_of(recipe, tmp_path), recipe, open_data(recipe), found, tmp_path / folder, "fp32", shard)
     assert (tmp_path / "one" / "model.safetensors").is_file()
     files = sorted((tmp_path / "many").glob("model-*.safetensors"))
     assert len(files) > 3
@@ -120,7 +130,7 @@ def strings(count: int) -> list[str]:
 def test_token_ids(data_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data_dir, "gpt2")
     data = open_data(recipe)
-    export(recipe, data, weights_of(recipe), tmp_path / "out", "fp32", 10**9)
+    export(run_of(recipe, tmp_path), recipe, data, weights_of(recipe), tmp_path / "out", "fp32", 10**9)
     stock = AutoTokenizer.from_pretrained(tmp_path / "out")
     clone = AutoTokenizer.from_pretrained(tmp_path / "out", subfolder="tokenizer_clone")
     for text in strings(10_000):
@@ -195,5 +205,32 @@ def test_an_export_is_replaced_and_nothing_else(exported: tuple[Recipe, Path, Pa
 def test_a_model_that_nobody_else_computes(data_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data_dir, "gpt2", positions="rotary")
     with pytest.raises(UserError, match=r"found positions=rotary, norm=layernorm, .* which no stock architecture"):
-        export(recipe, open_data(recipe), weights_of(recipe), tmp_path / "out", "fp32", 10**9)
-    assert list(tmp_path.iterdir()) == []
+        export(
+            run_of(recipe, tmp_path / "run"),
+            recipe,
+            open_data(recipe),
+            weights_of(recipe),
+            tmp_path / "out",
+            "fp32",
+            10**9,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_pattern_that_means_another_thing_elsewhere(data_dir: Path) -> None:
+    ranks = open_data(tiny_recipe(data_dir)).tokenizer.ranks
+    check_tokenizer(Tokenizer(ranks))
+    possessive = r"[\p{L}\p{M}]++| ?\p{N}{1,3}+|[^\s\p{L}\p{M}\p{N}]++|\s++"
+    with pytest.raises(UserError, match=r"data\.tokenizer\.pattern: found .* means another thing to Hugging Face"):
+        check_tokenizer(Tokenizer(ranks, possessive))
+
+
+def test_data_that_was_made_again(exported: tuple[Recipe, Path, Path], tmp_path: Path) -> None:
+    _, run, _ = exported
+    other = tiny_recipe(tmp_path / "data", data={"heldout_fraction": 0.2})
+    prepare(other, say=lambda line: None)
+    arguments = ["launchers/export.py", "--run", str(run), "--out", str(tmp_path / "out")]
+    code, _, error = finish(start([*arguments, f"data.dir={other.data.dir}", "data.heldout_fraction=0.2"], 1))
+    assert code == 2
+    assert "trained on data" in error
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ import pytest
 import tiktoken
 
 from prealign.config import Recipe, dump_recipe
-from prealign.config.languages import LANGUAGE_FACTS
+from prealign.config.languages import LANGUAGE_TRAITS
 from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.lexicon.table import read_table
@@ -88,7 +88,7 @@ def pairs(path: Path) -> list[tuple[str, ...]]:
 def wanted_words(folder: Path) -> list[str]:
     """Frequent words; nobody is asked for what an apostrophe leaves of "don't" and the like."""
     words = pairs(folder / "data/words/words.tsv")
-    return [w for w, count, _ in words if int(count) >= MIN_COUNT and w not in LANGUAGE_FACTS["en"]["fragments"]]
+    return [w for w, count, _ in words if int(count) >= MIN_COUNT and w not in LANGUAGE_TRAITS["en"]["fragments"]]
 
 
 def test_translations_become_the_alignment_table(tmp_path: Path) -> None:

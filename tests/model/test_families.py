@@ -88,7 +88,7 @@ def test_operations_count_attention_over_all_heads() -> None:
     """Heads whose features together are more than the hidden size, as in Qwen3."""
     recipe = _recipe("qwen3")
     model = recipe.model
-    assert model.heads * model.size_of_heads == 40
+    assert model.heads * model.resolved_head_size == 40
     weights = body_parameters(recipe) + recipe.padded_vocab_size * 32
     assert text_token_flops(recipe) == 6.0 * weights + 12.0 * 2 * 24 * 40
 
@@ -99,6 +99,7 @@ def test_operations_count_attention_over_all_heads() -> None:
         ({"kv_heads": 3}, {}, "found heads=4 and kv_heads=3"),
         ({"positions": "rotary", "head_size": 5}, {}, "found positions=rotary and heads of 5 features"),
         ({"kv_heads": 1}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 and model.kv_heads=1"),
+        ({"ffn_size": 33}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 and model.ffn_size=33"),
         ({"qk_norm": True}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 with model.qk_norm"),
     ],
 )

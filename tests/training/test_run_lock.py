@@ -129,6 +129,16 @@ def test_a_process_killed_while_it_removed_a_lock(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_killed_while_it_released_its_lock(tmp_path: Path) -> None:
+    """What it leaves behind names itself as the one who removes its own lock."""
+    held = dead_lock(tmp_path)
+    (tmp_path / f".lock.{held['token']}.removed").write_text(json.dumps(held))
+    lock, (line,) = acquired(tmp_path)
+    assert "which has ended" in line
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
 def dead_lock(folder: Path) -> dict[str, Any]:
     """Leave a killed process's lock in a folder; what it says."""
     process = holding(folder, "15")

@@ -60,6 +60,7 @@ def test_coverage_is_how_often_rows_are_drawn(data_dir: Path, coverage: float) -
     recipe = tiny_recipe(data_dir, align={"coverage": coverage, "words_per_step": None})
     data = open_data(recipe)
     resolved = with_words_per_step(recipe, data)
+    assert with_words_per_step(recipe, data, ["pretrain"]) == resolved  # where the pretrain stage is run alone
     assert resolved.align.coverage is None
     batches = word_batches(align_stage(resolved), data)
     drawn = sum(len(batches.words(step)) for step in range(10))  # the tiny recipe's align stage has 10 steps
