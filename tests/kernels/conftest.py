@@ -1,12 +1,7 @@
-"""Triton kernels run in Triton's interpreter where there is no GPU; it must be told before they are imported."""
-
-import os
+"""Where kernels are tested."""
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
