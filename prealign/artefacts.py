@@ -19,6 +19,10 @@ FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 
 
+Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], "Artefact"]
+"""Makes or keeps the artefact ``(folder name, kind, inputs, build)``: `ensure`, with the rest bound."""
+
+
 @dataclass(frozen=True)
 class Artefact:
     """An artefact on disk."""

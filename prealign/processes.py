@@ -1,8 +1,9 @@
-"""Work on all cores, results in order, memory bounded."""
+"""Processes of this machine: work on all cores, results in order, memory bounded; a free port."""
 
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -22,6 +23,13 @@ _work: Callable | None = None  # of a child process: what it was forked with
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:

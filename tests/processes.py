@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import traceback
@@ -14,14 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from prealign.config import Recipe, dump_recipe
+from prealign.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(arguments: list[str], ranks: int = 1, cwd: Path = ROOT) -> list[subprocess.Popen[str]]:

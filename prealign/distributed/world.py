@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from prealign.distributed.sequence_parallel import UlyssesExchange
 from prealign.errors import UserError
 from prealign.model.layout import Exchange
+from prealign.processes import free_port
 
 Value = TypeVar("Value")
 
@@ -126,11 +126,8 @@ def running_world(tp_size: int = 1, sp_size: int = 1) -> Iterator[World]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     _check_environment()
     if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -8,13 +8,13 @@ A changed dictionary leaves the stores and ``words`` as they are.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prealign.artefacts import Artefact, InputHashes
+from prealign.artefacts import Artefact, Ensure, InputHashes
 from prealign.config import Recipe
 from prealign.data.contents import WAYPOINTS, dictionaries_by_file, translation_settings
 from prealign.errors import UserError
@@ -31,9 +31,6 @@ from prealign.stores.word_map import WordMap
 from prealign.text.clone_words import CloneWords
 from prealign.text.segmentation import count_segmented, segmenter_version
 from prealign.text.tokenizer import Tokenizer
-
-Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Artefact]
-"""Makes or keeps the artefact ``(folder name, kind, inputs, build)``."""
 
 COVERAGE_VERSION = 2
 """Part of what a report is made from: higher when it says something else of the same table."""

@@ -1,10 +1,9 @@
 """Facts, their stores and their code-switch maps: the artefact ``facts``."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prealign.artefacts import Artefact, InputHashes
+from prealign.artefacts import Artefact, Ensure, InputHashes
 from prealign.config import Recipe
 from prealign.data.contents import FACTS_KIND, facts_settings, period_folder
 from prealign.facts.building import build_period, check_room, write_statements
@@ -16,9 +15,6 @@ from prealign.lexicon.table import read_table
 from prealign.preparation.word_counts import read_counts
 from prealign.stores.codeswitch_map import MAP_VERSION
 from prealign.text.clone_tokenizer import CloneTokenizer
-
-Ensure = Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Artefact]
-"""Makes or keeps the artefact ``(folder name, kind, inputs, build)``."""
 
 
 def prepare_facts(

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections import deque
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from prealign.errors import INTERRUPTED_EXIT_CODE, Interrupted, UserError
+from prealign.processes import free_port
 from prealign.training.signals import SIGNALS
 
 _LAST_LINES = 40
@@ -55,7 +55,7 @@ class Processes:
         command = self.command(program, arguments, distributed)
         first = Path(command[0]).name
         if first == "deepspeed" and not any(word.startswith("--master_port") for word in command):
-            command[1:1] = ["--master_port", str(_free_port())]
+            command[1:1] = ["--master_port", str(free_port())]
         command[0] = _found(command[0])
         log.parent.mkdir(parents=True, exist_ok=True)
         last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -141,9 +141,3 @@ def _found(program: str) -> str:
         return sys.executable
     beside = Path(sys.executable).parent / program
     return str(beside) if beside.is_file() else program
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

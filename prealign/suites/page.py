@@ -1,64 +1,18 @@
 """One HTML page of some suites: our tables beside the paper's, orders, chance, accounts, figures, commands."""
 
-import html
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from prealign.config import Recipe, load_recipe
 from prealign.errors import UserError
 from prealign.files import write_atomically
+from prealign.reports.pages import Table, plain_table, render
 from prealign.suites.expansion import Plan
 from prealign.suites.figures import draw
 from prealign.suites.numbers import SIGNIFICANT, Cell, Numbers, numbers_of
 from prealign.suites.results import Result
 from prealign.suites.suite import Column, Row
-
-Table = list[list[str]]
-
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-.wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0 1.5rem; font-size: .95rem }
-th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap } th { border-bottom: 2px solid #444 }
-td { border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
-table.text td, table.text th { text-align: left } img { max-width: 100% } h2 { margin-top: 3rem }
-.note { color: #555; max-width: 52rem } .warn { background: #fff4d6; padding: .5rem 1rem; max-width: 60rem }
-pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: .8rem }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p class="note">Scale: {{ scale }}. {{ measured }} of {{ expected }} results are there. Paper: arXiv:2407.16222.</p>
-{% if failed %}<div class="warn"><p>Failed in the last call:</p><ul>
-{% for name, line in failed.items() %}<li>{{ name }}: {{ line }}</li>{% endfor %}</ul></div>{% endif %}
-{% for suite in suites %}
-<h2>{{ suite.title }}</h2>
-{% if suite.setting %}<p class="note">{{ suite.setting }}</p>{% endif %}
-<div class="wide">{{ suite.table | safe }}</div>
-<p class="note">Ours, mean{% if suite.seeds > 1 %} and standard deviation over {{ suite.seeds }} seeds{% endif %}; in
-parentheses the paper's value. {{ suite.better }}</p>
-{% for line in suite.chance %}<p class="warn">{{ line }}</p>{% endfor %}
-{% if suite.missing %}<p class="note">Missing:</p><ul class="note">
-{% for line in suite.missing %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-{% if suite.orders %}<h3>Do the orders agree with the paper's?</h3>
-<p class="note">Two rows differ where a t-test of their differences, seed by seed, has a p-value below
-{{ significant }}; in parentheses the 95 % interval of the mean difference.</p>
-<div class="wide">{{ suite.orders | safe }}</div>{% endif %}
-{% if suite.figure %}<img src="data:image/png;base64,{{ suite.figure }}" alt="{{ suite.title }}">{% endif %}
-{% if suite.account %}<h3>Tokens and operations</h3><div class="wide">{{ suite.account | safe }}</div>
-<p class="note">All runs read the same text of a language; word batches of the align stage come beside it and cost
-compute. A run that starts from an align stage which others share is charged as if it had trained it itself.</p>
-{% for line in suite.unequal %}<p class="note">{{ line }}</p>{% endfor %}{% endif %}
-<h3>What differs from the paper</h3>
-<div class="wide">{{ suite.differences | safe }}</div>
-<ul class="note">{% for note in suite.notes %}<li>{{ note }}</li>{% endfor %}</ul>
-{% endfor %}
-<h2>Commands</h2>
-{% for run in runs %}<p class="note">{{ run.title }}</p><pre>{{ run.commands }}</pre>{% endfor %}
-</body></html>
-"""
 
 
 def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> list[str]:
@@ -74,7 +28,8 @@ def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> 
         for name, result in results.items()
     ]
     title = " · ".join(suite.name for suite in plan.suites)
-    page = jinja2.Template(_TEMPLATE, autoescape=True).render(
+    page = render(
+        "suites",
         title=f"PreAlign: {title}",
         scale=plan.scale,
         measured=len(results),
@@ -91,7 +46,7 @@ def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> 
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
     lines: list[str] = []
     for numbers in every:
-        lines += ["", numbers.suite.title, *_plain(_table(numbers))]
+        lines += ["", numbers.suite.title, *plain_table(_table(numbers))]
         lines += [f"  {line}" for line in numbers.chance]
         lines += [f"  {'; '.join(row)}" for row in _orders(numbers)[1:]]
     return lines[1:]
@@ -108,16 +63,16 @@ def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
         "setting": f"{model.layers} layers x {model.hidden_size}, context {model.context}, "
         f"{recipe.batch.global_batch_size * model.context:,} tokens a step. Base recipe: "
         f"{suite.scales[plan.scale].recipe}.",  # type: ignore[index]
-        "table": _html(_table(numbers)),
+        "table": _table(numbers),
         "seeds": len(suite.scales[plan.scale].seeds),  # type: ignore[index]
         "better": f"Higher is better for {', '.join(higher)}, lower for the rest." if higher else "Lower is better.",
         "chance": numbers.chance,
         "missing": list(_missing(numbers)),
-        "orders": _html(orders, "text") if len(orders) > 1 else "",
+        "orders": orders if len(orders) > 1 else [],
         "figure": draw(numbers),
-        "account": _html(account) if len(account) > 1 else "",
+        "account": account if len(account) > 1 else [],
         "unequal": numbers.unequal,
-        "differences": _html(_differences(recipe), "text"),
+        "differences": _differences(recipe),
         "notes": [*suite.notes, *suite.scales[plan.scale].notes],  # type: ignore[index]
     }
 
@@ -233,16 +188,3 @@ def _layers(recipe: Recipe) -> str:
     if recipe.align.layers == "all":
         return "all"
     return f"{', '.join(map(str, recipe.align.layers))} of 0 to {recipe.last_layer}"
-
-
-def _html(table: Table, kind: str = "") -> str:
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    name = f' class="{kind}"' if kind else ""
-    return f"<table{name}>" + row(table[0], "th") + "".join(row(cells, "td") for cells in table[1:]) + "</table>"
-
-
-def _plain(table: Table) -> list[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]

@@ -143,7 +143,7 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
 
     text = tmp_path / "data" / "en" / "train.bin"
     tokens = np.frombuffer(text.read_bytes(), np.uint16).copy()
-    starts, ends, _, _ = data.streams(code_switch=True)[0].words.between(0, 5000)  # type: ignore[union-attr]
+    starts, ends, _, _ = data.streams(code_switch=True)[0].switching.words.between(0, 5000)  # type: ignore[union-attr]
     word = next(i for i in range(len(starts)) if ends[i] - starts[i] == len(name))
     tokens[starts[word] : ends[word]] = name
     text.write_bytes(tokens.tobytes())

@@ -219,7 +219,6 @@ def test_signals_under_launchers(
     process.communicate(timeout=300)
     psutil.wait_procs(ranks, timeout=30)
     assert not any(rank.is_running() for rank in ranks)
-    print(launcher, target, process.returncode)
     assert process.returncode == code if code is not None else process.returncode != 0
     assert "step-" in (folder / "pretrain" / "checkpoints" / "latest").read_text()
     assert max(losses(folder)) < STEPS, "the run ended before it was stopped"
