@@ -48,8 +48,18 @@ def tiny_recipe(data_dir: Path, **changes: Any) -> Recipe:
 STARTERS = {"start", "train", "on_ranks", "subprocess"}
 """What a test module has where it starts processes."""
 
-LONG = ("kernels/test_symmetric.py", "kernels/test_infonce.py", "kernels/test_pool.py", "facts/")
-"""Modules that interpret kernels, or train and prepare much."""
+LONG = (
+    "evaluation/test_generated_pairs.py",
+    "facts/",
+    "kernels/test_infonce.py",
+    "kernels/test_pool.py",
+    "kernels/test_symmetric.py",
+    "lexicon/test_llm_translating.py",
+    "preparation/test_pipeline.py",
+    "preparation/test_text_stores.py",
+    "suites/test_execution.py",
+)
+"""Modules that interpret kernels, prepare much, or wait for many answers."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

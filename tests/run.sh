@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types and tests: bash tests/run.sh [quick] [pytest arguments]. Makes .venv on the first run. With quick, what starts
-# no processes and interprets no kernels: a minute or two.
+# no processes, interprets no kernels and prepares little: a minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launchers/install.sh
