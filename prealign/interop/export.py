@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from prealign.artefacts import replace_folder
 from prealign.config import Recipe
@@ -36,27 +37,47 @@ def export(
     architecture = architecture_of(recipe.model, recipe.padded_vocab_size)
     check_tokenizer(data.tokenizer)
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_weights(partial, _tensors(recipe, found, architecture, DTYPES[dtype]), max_shard_bytes)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(partial, run, recipe, data, found, architecture, DTYPES[dtype], max_shard_bytes)
+        replace_folder(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--out: '{folder}' cannot be written ({reason}); free space, or choose another folder"
+        ) from None
+
+
+def _write(
+    folder: Path,
+    run: Path,
+    recipe: Recipe,
+    data: PreparedData,
+    found: FoundWeights,
+    architecture: Architecture,
+    dtype: torch.dtype,
+    max_shard_bytes: int,
+) -> None:
+    _write_weights(folder, _tensors(recipe, found, architecture, dtype), max_shard_bytes)
     end = data.tokenizer.end_of_document
     settings: dict[str, Any] = {
         "architectures": [architecture.name],
         "model_type": architecture.model_type,
         "bos_token_id": end,
         "eos_token_id": end,
-        "torch_dtype": str(DTYPES[dtype]).removeprefix("torch."),
+        "torch_dtype": str(dtype).removeprefix("torch."),
     }
-    _write_json(partial / "config.json", settings | architecture.config)
+    _write_json(folder / "config.json", settings | architecture.config)
     ends = [end, *(end + recipe.token_offset(name) for name in recipe.clones)]
-    _write_json(partial / "generation_config.json", {"bos_token_id": end, "eos_token_id": ends, "do_sample": True})
-    write_tokenizer(partial, data.tokenizer, 0, recipe.model.context)
+    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": ends, "do_sample": True})
+    write_tokenizer(folder, data.tokenizer, 0, recipe.model.context)
     for name in recipe.clones:
-        write_tokenizer(partial / f"tokenizer_{name}", data.tokenizer, recipe.token_offset(name), recipe.model.context)
-    shutil.copyfile(run / "recipe.yaml", partial / "recipe.yaml")
-    _write_json(partial / _MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data})
-    (partial / "README.md").write_text(_card(recipe, found, architecture), encoding="utf-8")
-    replace_folder(partial, folder)
+        write_tokenizer(folder / f"tokenizer_{name}", data.tokenizer, recipe.token_offset(name), recipe.model.context)
+    shutil.copyfile(run / "recipe.yaml", folder / "recipe.yaml")
+    _write_json(folder / _MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data})
+    (folder / "README.md").write_text(_card(recipe, found, architecture), encoding="utf-8")
 
 
 def _tensors(

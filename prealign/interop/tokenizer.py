@@ -14,7 +14,8 @@ from prealign.text.tokenizer import END_OF_DOCUMENT, Tokenizer, byte_level_chara
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, offset: int, context: int) -> None:
     """Write ``tokenizer.json`` and its settings, for the vocabulary block that begins at ``offset``."""
     folder.mkdir(parents=True, exist_ok=True)
-    byte_level_tokenizer(tokenizer, offset).save(str(folder / "tokenizer.json"))
+    content = byte_level_tokenizer(tokenizer, offset).to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(content, encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_DOCUMENT,

@@ -202,6 +202,14 @@ def test_an_export_is_replaced_and_nothing_else(exported: tuple[Recipe, Path, Pa
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_where_nothing_can_be_written(exported: tuple[Recipe, Path, Path]) -> None:
+    _, run, _ = exported
+    code, _, error = finish(start(["launchers/export.py", "--run", str(run), "--out", "/proc/out"], 1))
+    assert code == 2
+    assert "--out: '/proc/out' cannot be written (" in error
+    assert "Traceback" not in error
+
+
 def test_a_model_that_nobody_else_computes(data_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_of(data_dir, "gpt2", positions="rotary")
     with pytest.raises(UserError, match=r"found positions=rotary, norm=layernorm, .* which no stock architecture"):
