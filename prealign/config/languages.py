@@ -1,4 +1,4 @@
-"""What is known about languages before a recipe says anything: defaults of the facts under ``languages.*``.
+"""What is known about languages before a recipe says anything: defaults of the traits under ``languages.*``.
 
 A language that is not listed takes the defaults of `prealign.config.texts.LanguageConfig`; a recipe sets what differs.
 """
@@ -42,31 +42,31 @@ LANGUAGE_TRAITS: dict[str, dict[str, Any]] = {
         "codes": ["ar", "ara", "arb"],
     },
 }
-"""Facts by the recipe's name of a language; ``zh-Hans`` or ``en_small`` take those of ``zh`` and ``en``."""
+"""Traits by the recipe's name of a language; ``zh-Hans`` or ``en_small`` take those of ``zh`` and ``en``."""
 
 
-def language_facts(name: str) -> dict[str, Any]:
+def language_traits(name: str) -> dict[str, Any]:
     """Defaults for a language; empty when nothing is known about it."""
     known = LANGUAGE_TRAITS.get(name) or LANGUAGE_TRAITS.get(name.replace("_", "-").partition("-")[0], {})
     return dict(known)
 
 
 def with_traits(languages: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's ``languages`` with facts filled in where it is silent; a clone takes those of its original."""
+    """A recipe's ``languages`` with traits filled in where it is silent; a clone takes those of its original."""
     filled = {name: value | {} if isinstance(value, dict) else value for name, value in languages.items()}
     for name, value in filled.items():
         if isinstance(name, str) and isinstance(value, dict) and not value.get("clone_of"):
-            for key, fact in language_facts(name).items():
-                value.setdefault(key, fact)
+            for key, trait in language_traits(name).items():
+                value.setdefault(key, trait)
     for value in filled.values():
         original = filled.get(value.get("clone_of") or "") if isinstance(value, dict) else None
         if isinstance(original, dict):
-            for key in _FACTS & original.keys():
+            for key in _TRAITS & original.keys():
                 value.setdefault(key, original[key])
     return filled
 
 
-_FACTS = frozenset(
+_TRAITS = frozenset(
     {
         *("scripts", "cased", "space_prefix", "word_length", "leading_words", "fragments", "optional_marks"),
         *("segmenter", "codes"),

@@ -11,8 +11,10 @@ _HEAD = """# Recipes
 
 <!-- written by: python -m prealign.config --reference > configs/README.md -->
 
-A recipe is one YAML file with every number of a run; `base:` names files that it builds on, and `key.sub=value` on a
-command line changes single values. `python -m prealign.config RECIPE` prints one with all its defaults.
+A recipe is one YAML file with every number of a run; `base:` names files that it builds on, by their path from it or
+from the checkout (`configs/...`), and `key.sub=value` on a command line changes single values. `python -m
+prealign.config RECIPE` prints one with all its defaults. Batches are counted in sequences: a longer `model.context`
+makes steps larger, unless `batch` gets smaller.
 
 | recipe | what it is |
 |---|---|

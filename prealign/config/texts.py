@@ -101,7 +101,7 @@ class SourceConfig(ShareConfig):
 
 class LanguageConfig(ShareConfig):
     """One language of the mixture. What is known of a language by its name (`prealign.config.languages`) fills the
-    facts from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
+    traits from `scripts` on; a recipe changes them, or gives them for a language that is not listed there."""
 
     text: TextConfig | None = None
     """Where its documents come from; a clone has none."""

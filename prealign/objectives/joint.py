@@ -99,7 +99,7 @@ class JointModel(nn.Module):
         outputs = ModelOutputs(loss=None, sums={}, token_losses=features.token_losses, word_vectors=None)
         if inputs.words is not None and inputs.words.relations is None and features.word_vectors is not None:
             outputs["word_vectors"] = torch.stack(features.word_vectors)
-        for objective in self.objectives:
+        for objective in self.objectives:  # the LM loss, the alignment loss times its weight, a user's terms
             term = objective(inputs, features)
             if term is not None:
                 share = inputs.passes * term.loss  # the engine averages over passes; terms are parts of a sum

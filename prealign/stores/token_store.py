@@ -2,7 +2,8 @@
 
 Layout of the index (MMIDIDX version 1, little endian): 9 bytes magic, uint64 version, uint8 dtype code, uint64 number
 of sequences, uint64 number of document entries, int32 lengths, int64 byte pointers, int64 document indices. Stores
-written here hold one sequence a document; stores of several sequences a document are read as well.
+written here hold one sequence a document; stores of several sequences a document are read as well. Tokens are uint16
+where the vocabulary fits, else int32, one document after the other, each with its end-of-document token.
 """
 
 import os

@@ -117,13 +117,18 @@ class StageRun:
             *context.hooks,
         ]
         self._consumed = consumed
-        self._identity = {"data": context.data.fingerprint_of(stage)}
+        self._identity: dict[str, Any] = {"data": context.data.fingerprint_of(stage)}
+        if context.objectives:
+            self._identity["objectives"] = [
+                getattr(each, "__name__", type(each).__name__) for each in context.objectives
+            ]
 
         # --- where the stage stands ---
         self._checkpoints = Checkpoints(context.folder / "checkpoints", world, self.recipe.checkpoint)
         found = self._checkpoints.find()
         if found is not None:
             _check_data(found, self._identity["data"], self.recipe)
+            _check_objectives(found, self._identity.get("objectives", []))
         self.progress = Progress.after(found, list(self.recipe.languages))
         self.display = Display(stage.name, plan.steps, self.step, enabled=world.is_first)
         self._new_targets = torch.zeros(len(self.progress.targets), dtype=torch.float64, device=world.device)
@@ -348,6 +353,16 @@ def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
             f"{checkpoint.folder}: trained on data {checkpoint.state['data'][:12]}...; {recipe.data.dir} holds "
             f"{data[:12]}...; restore the prepared data, choose another run_dir, or set "
             f"checkpoint.allow_changed_data=true"
+        )
+
+
+def _check_objectives(checkpoint: Checkpoint, names: list[str]) -> None:
+    """A checkpoint goes on with the objectives that it was trained with."""
+    before = checkpoint.state.get("objectives", [])
+    if before != names:
+        raise UserError(
+            f"{checkpoint.folder}: trained with the objectives {before} beside the recipe's; this start has {names}; "
+            f"start it by the same script, or choose another run_dir"
         )
 
 

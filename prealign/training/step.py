@@ -56,7 +56,7 @@ def take_step(
         sums.add(text, outputs, batch.words)
         if number == len(micro) - 1 and recipe.parallel.zero_stage == 0 and recipe.parallel.precision == "fp32":
             sums.gradient_norm = float(plain_gradient_norm(engine))
-        with clock.part("optimizer"):
+        with clock.part("optimizer"):  # DeepSpeed updates at the last micro-batch, and counts the others
             if guard is not None and number == len(micro) - 1:
                 guard.step(engine, sums.loss(), sums.gradient_norm, sums.sample_nats)
             else:

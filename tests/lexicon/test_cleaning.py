@@ -2,13 +2,13 @@
 
 import pytest
 
-from prealign.config.languages import language_facts
+from prealign.config.languages import language_traits
 from prealign.config.texts import LanguageConfig
 from prealign.lexicon.cleaning import REASONS, Cleaner, Dropped
 
 
 def cleaner(name: str, max_words: int = 1, **facts: object) -> Cleaner:
-    return Cleaner(LanguageConfig(tokens=1, clone_of="x", **(language_facts(name) | facts)), max_words)
+    return Cleaner(LanguageConfig(tokens=1, clone_of="x", **(language_traits(name) | facts)), max_words)
 
 
 @pytest.mark.parametrize(

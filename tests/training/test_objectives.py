@@ -40,6 +40,18 @@ def rows(data_dir: Path, folder: Path, weight: float) -> list[dict[str, Any]]:
     return [row for row in metrics(folder / "run") if row["kind"] == "train"]
 
 
+def test_a_run_goes_on_with_its_objectives(data_dir: Path, tmp_path: Path) -> None:
+    script = tmp_path / "penalty.py"
+    script.write_text(ACTIVATION_PENALTY)
+    launcher, *arguments = train_arguments(tiny_recipe(data_dir), tmp_path / "run")
+    with_it = [str(script), "1.0", *arguments, "--stop-after", "4"]
+    assert finish(start(with_it, 1, cwd=ROOT))[0] == 0
+    code, _, error = finish(start([launcher, *arguments], 1, cwd=ROOT))
+    assert code == 2
+    assert "trained with the objectives ['activation_penalty'] beside the recipe's; this start has []" in error
+    assert finish(start([str(script), "1.0", *arguments, "--stop-after", "6"], 1, cwd=ROOT))[0] == 0
+
+
 def test_a_third_objective(data_dir: Path, tmp_path: Path) -> None:
     without, with_it = rows(data_dir, tmp_path / "without", 0.0), rows(data_dir, tmp_path / "with", 1000.0)
     assert len(without) == len(with_it)
