@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from prealign.config.evaluation import EvaluationConfig
 from prealign.config.facts import FactsConfig, facts_period
 from prealign.config.languages import with_traits
+from prealign.config.model import ModelConfig
 from prealign.config.paths import ExpandedPath
 from prealign.config.running import AnomaliesConfig, CheckpointConfig, LogConfig, ParallelConfig, WatchdogConfig
 from prealign.config.sections import Count, Fraction, Section
@@ -104,87 +105,6 @@ class LexiconConfig(Section):
     permute: Literal["none", "align", "both"] = "none"
     """Control experiment: give every word the translations of another one that is about as frequent and as long in
     tokens, by a seeded permutation; for the align stage alone, or for code-switching too."""
-
-
-class ModelConfig(Section):
-    """A decoder of pre-norm blocks. The defaults are GPT-2's; rotary positions, RMSNorm, SwiGLU and no biases are
-    Llama's."""
-
-    layers: Count
-    """Transformer blocks."""
-    hidden_size: Count
-    """Size of the hidden states."""
-    heads: Count
-    """Attention heads."""
-    kv_heads: Count | None = None
-    """Heads of keys and values, each for as many query heads (grouped-query attention); by default `heads`."""
-    head_size: Count | None = None
-    """Features of a head; by default `hidden_size / heads`."""
-    context: Count = 1024
-    """Longest sequence, in tokens; training sequences have this length."""
-    ffn_multiple: Count = 4
-    """Inner size of the MLP, in multiples of `hidden_size`."""
-    ffn_size: Count | None = None
-    """Inner size of the MLP, in place of `ffn_multiple`."""
-    positions: Literal["learned", "rotary"] = "learned"
-    """`learned`: a table of `context` vectors, added to the embedding. `rotary`: queries and keys are turned by angles
-    that grow with the position (Su et al. 2021)."""
-    rotary_base: Annotated[float, Field(gt=1.0)] = 10_000.0
-    """Base of the rotary frequencies (Hugging Face's `rope_theta`)."""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """Norm before attention and MLP, and after the last block."""
-    norm_eps: Annotated[float, Field(gt=0.0)] = 1e-5
-    """Added to the variance."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """`gelu`: two layers. `swiglu`: three, one of which gates (Shazeer 2020)."""
-    bias: bool = True
-    """Biases of linear layers and of LayerNorm."""
-    attention_bias: bool | None = None
-    """Biases of queries, keys and values; by default `bias`. Qwen2 has these alone."""
-    qk_norm: bool = False
-    """RMSNorm of every head's query and key, before positions (Qwen3)."""
-    tied_embeddings: bool = False
-    """One matrix for the input embedding and the LM head."""
-    init_std: Annotated[float, Field(gt=0.0)] = 0.02
-    """Standard deviation of initial weights; projections into the residual stream have it over ``sqrt(2 * layers)``."""
-    init: Literal["random", "perfect_clone"] = "random"
-    """`perfect_clone` copies the original's embedding rows, input and output, to its clones."""
-    vocab_multiple: Count = 128
-    """The embedding tables are padded to a multiple of this many rows."""
-    reset_at_document: bool = False
-    """Attention stops at document ends and positions start again."""
-    attention: Literal["auto", "sdpa", "flash"] = "auto"
-    """`auto` takes flash-attn on a GPU where it is installed, else torch's scaled_dot_product_attention and, for words,
-    its varlen_attn."""
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "ModelConfig":
-        if self.head_size is None and self.hidden_size % self.heads:
-            raise ValueError(
-                f"found hidden_size={self.hidden_size} and heads={self.heads}; expected hidden_size divisible by heads"
-            )
-        if self.heads % self.resolved_kv_heads:
-            raise ValueError(f"found heads={self.heads} and kv_heads={self.kv_heads}; expected heads divisible by them")
-        if self.positions == "rotary" and self.resolved_head_size % 2:
-            raise ValueError(
-                f"found positions=rotary and heads of {self.resolved_head_size} features; expected an even size"
-            )
-        return self
-
-    @property
-    def resolved_kv_heads(self) -> int:
-        """Heads of keys and values."""
-        return self.heads if self.kv_heads is None else self.kv_heads
-
-    @property
-    def resolved_head_size(self) -> int:
-        """Features of a head."""
-        return self.hidden_size // self.heads if self.head_size is None else self.head_size
-
-    @property
-    def resolved_ffn_size(self) -> int:
-        """Features inside the MLP."""
-        return self.ffn_multiple * self.hidden_size if self.ffn_size is None else self.ffn_size
 
 
 class OptimizerConfig(Section):

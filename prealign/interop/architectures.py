@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 from prealign.errors import UserError
 
 Tensors = dict[str, torch.Tensor]

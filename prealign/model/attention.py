@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 from prealign.errors import UserError
 from prealign.model.layers import rotated
 from prealign.model.layout import AttentionCall, Dense, Group, Layout

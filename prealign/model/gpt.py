@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 from prealign.kernels import pool_spans
 from prealign.model.attention import KeyValues, SelfAttention
 from prealign.model.layers import mlp, norm, rotary_angles

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 
 COLUMN_PARALLEL = {"attention.qkv": 3, "attention.q": 1, "attention.kv": 2, "mlp.up": 1, "mlp.gate": 1}
 """Linear layers that tensor ranks split by output features, with the number of projections that one of them fuses."""

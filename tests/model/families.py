@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 from prealign.model.gpt import GPT, Recomputation
 
 VOCABULARY = 97

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 from prealign.errors import UserError
 from prealign.model.attention import SelfAttention, attend_by_group, attend_by_run, attention_function
 from prealign.model.layout import Group, Layout, document_numbers

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prealign.config import Recipe, load_recipe
-from prealign.config.recipe import ModelConfig
+from prealign.config.model import ModelConfig
 from prealign.model.gpt import GPT, Recomputation, Spans
 from prealign.model.initialisation import initial_value
 from prealign.model.layout import Group, Layout, document_numbers
