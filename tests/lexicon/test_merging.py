@@ -2,7 +2,7 @@
 
 import json
 
-from prealign.config.languages import language_facts
+from prealign.config.languages import language_traits
 from prealign.config.texts import LanguageConfig
 from prealign.lexicon.cleaning import Cleaner
 from prealign.lexicon.dictionaries import Pair
@@ -11,7 +11,7 @@ from prealign.lexicon.merging import Merger
 
 def merger(*targets: str) -> Merger:
     cleaners = {
-        name: Cleaner(LanguageConfig(tokens=1, clone_of="x", **language_facts(name)), max_words=1)
+        name: Cleaner(LanguageConfig(tokens=1, clone_of="x", **language_traits(name)), max_words=1)
         for name in ("en", *targets)
     }
     return Merger(cleaners["en"], {name: cleaners[name] for name in targets})
