@@ -171,7 +171,11 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 class InputHashes:
-    """SHA-256 of input files, remembered by path, size and modification time so that unchanged files are read once."""
+    """SHA-256 of input files, remembered by path, size and times so that unchanged files are read once.
+
+    The time of the last change of any kind (``ctime``) is one of them: no program sets it, so a file that was written
+    over with as many bytes and given its old modification time back is read again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -186,13 +190,13 @@ class InputHashes:
         hashes = []
         for path in paths:
             stat = path.stat()
-            state = [stat.st_size, stat.st_mtime_ns]
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
             known = self._known.get(str(path.resolve()))
-            if known is None or known[:2] != state:
+            if known is None or known[:-1] != state:
                 self._changed = True
                 known = [*state, sha256_file(path)]
                 self._known[str(path.resolve())] = known
-            hashes.append(known[2])
+            hashes.append(known[-1])
         return hashes
 
     def save(self) -> None:

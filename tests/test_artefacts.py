@@ -1,6 +1,8 @@
 """Artefacts are whole or not there, and rebuilt only when their inputs change."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,18 @@ def test_input_hashes_read_unchanged_files_once(tmp_path: Path, monkeypatch: pyt
     assert calls == []
     path.write_text("bb")
     assert again.of([path]) == ["new"]
+
+
+def test_input_hashes_read_a_file_that_was_written_over_at_equal_size_and_time(tmp_path: Path) -> None:
+    path = tmp_path / "input"
+    path.write_text("a")
+    stat = path.stat()
+    hashes = InputHashes(tmp_path / "known.json")
+    hashes.of([path])
+    time.sleep(0.02)  # longer than a tick of the file system's clock
+    path.write_text("b")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert hashes.of([path]) == [sha256_file(path)]
 
 
 def test_write_atomically_replaces(tmp_path: Path) -> None:

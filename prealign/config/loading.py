@@ -77,21 +77,17 @@ def in_configs(path: str) -> Path | None:
 class _Loader(yaml.SafeLoader):
     """YAML as people write it: 1e-3 is a number, a repeated key is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
-                raise UserError(
-                    f"{self.name}, line {key_node.start_mark.line + 1}: found a list or mapping as a key; expected one "
-                    f"word"
-                )
-            if key in seen:
-                raise UserError(
-                    f"{self.name}, line {key_node.start_mark.line + 1}: key '{key}' is given twice; remove one"
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            where = f"{self.name}, line {key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{where}: found a list or mapping as a key; expected one word")
+            if key_node.value in seen:
+                raise UserError(f"{where}: key '{key_node.value}' is given twice; remove one")
+            seen.add(key_node.value)
+        return node
 
 
 # as YAML 1.2 has it, only true and false are truth values: "no" is Norwegian

@@ -120,6 +120,7 @@ def test_missing_key(base: Path) -> None:
     ("content", "message"),
     [
         ("name: a\nname: b\n", "line 2: key 'name' is given twice"),
+        ("? [a]\n: b\n", "line 1: found a list or mapping as a key"),
         ("- a\n", "expected a mapping"),
         ("a: [\n", "not valid YAML"),
         ("base: nothing.yaml\n", "no such file"),
@@ -131,6 +132,17 @@ def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         load_recipe(str(path))
+
+
+def test_merge_keys(base: Path) -> None:
+    path = base.parent / "merged.yaml"
+    path.write_text(
+        f"base: {base.name}\n"
+        "model: {<<: &small {layers: 3, hidden_size: 32}, layers: 6}\n"
+        "batch: {<<: {global_batch_size: 8}, micro_batch_size: 4}\n"
+    )
+    recipe = load_recipe(str(path))
+    assert (recipe.model.layers, recipe.model.hidden_size, recipe.batch.global_batch_size) == (6, 32, 8)
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

@@ -91,9 +91,9 @@ def _rows(
         case "wiktextract":
             return wiktextract.read_wiktextract(path, source_codes, codes)
         case "json":
-            return json_tables.read_json(path)
+            return json_tables.read_json(path, source_codes, codes)
         case "jsonl":
-            return json_tables.read_json_lines(path)
+            return json_tables.read_json_lines(path, source_codes, codes)
         case "dictd":
             rows = dictd.read_dictd(path)
         case "stardict":
@@ -105,7 +105,7 @@ def _rows(
         case "cedict":
             rows = cedict.read_cedict(path, dictionary.traditional)
         case _:
-            rows = word_list.read_word_list(path, tabs_only=form == "tsv")
+            rows = word_list.read_word_list(path, {*source_codes, *codes}, tabs_only=form == "tsv")
     return (("", *row) for row in rows)
 
 
@@ -120,7 +120,7 @@ def detect_format(dictionary: DictionaryConfig) -> str:
     if not lines:
         raise UserError(f"{path}: found no line of text; expected a dictionary")
     if lines[0].lstrip()[0] in "{[":
-        return "wiktextract" if any('"lang_code"' in line for line in lines) else _json_format(lines[0])
+        return "wiktextract" if any('"lang_code"' in line for line in lines) else _json_format(lines)
     if cedict.LINE.match(lines[0]):
         return "cedict"
     return "ding" if all(" :: " in line for line in lines) else "muse"
@@ -131,11 +131,12 @@ def _by_suffix(path: Path) -> str | None:
     return _SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def _json_format(line: str) -> str:
+def _json_format(lines: list[str]) -> str:
+    """Of the first lines of a file that starts with a bracket."""
     try:
-        first = json.loads(line)
+        first = json.loads(lines[0])
     except (ValueError, RecursionError):
         return "json"  # a value over several lines
     if isinstance(first, dict) and "lang_code" in first:
         return "wiktextract"
-    return "jsonl" if json_tables.is_record(first) else "json"
+    return "jsonl" if len(lines) > 1 or json_tables.is_record(first) else "json"

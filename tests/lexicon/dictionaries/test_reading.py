@@ -27,7 +27,7 @@ def read(path: Path, targets: dict[str, list[str]] = TARGETS, **options: object)
     return [(pair.source, pair.translation, pair.rank) for pair in read_dictionary(dictionary, ["en"], targets)]
 
 
-MUSE = "piano Klavier\npiano Flügel\nbook\tBuch\n\n# comment\nlight hell sein\n"
+MUSE = "piano Klavier\npiano  Flügel\nbook\tBuch\n\n# comment\nlight\thell sein\n"
 MUSE_PAIRS = [("piano", "Klavier", 0), ("piano", "Flügel", 1), ("book", "Buch", 0), ("light", "hell sein", 0)]
 
 
@@ -45,6 +45,26 @@ def test_tsv(tmp_path: Path) -> None:
     path.write_text("grand piano\tFlügel\tignored\r\nbook\tBuch\r\n")
     assert read(path) == [("grand piano", "Flügel", 0), ("book", "Buch", 0)]
     assert read(path, inverted=True)[1] == ("Buch", "book", 0)
+
+
+def test_several_spaces_do_not_say_where_the_source_ends(tmp_path: Path) -> None:
+    path = tmp_path / "en-de.txt"
+    path.write_text("bank Bank\nhot dog Wurst\n")
+    assert read(path) == [("bank", "Bank", 0), ("hot dog Wurst", "", -1)]
+
+
+@pytest.mark.parametrize("titles", ["source\ttarget", "en\tde", "Word\tTranslation\tDE"])
+def test_a_line_of_titles_is_no_pair(tmp_path: Path, titles: str) -> None:
+    path = tmp_path / "en-de.tsv"
+    path.write_text(f"{titles}\nword\tWort\nsource\tQuelle\n")
+    assert read(path) == [(titles, "", -1), ("word", "Wort", 0), ("source", "Quelle", 0)]
+
+
+def test_a_column_of_parts_of_speech_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "en-de.tsv"
+    path.write_text("en\tpos\tde\ndog\tnoun\tHund\nrun\tverb\tlaufen\n")
+    with pytest.raises(UserError, match=r"column 2 holds parts of speech \(noun, verb\).*cut -f1,3"):
+        read(path)
 
 
 def number64(value: int) -> str:
@@ -196,6 +216,12 @@ def test_wiktextract_reads_a_file_once_for_all_languages(tmp_path: Path) -> None
         ("t.json", '[["bank", ["Bank", "Ufer"]], ["words", "Wörter"]]'),
         ("t.json", '[{"word": "bank", "translations": ["Bank", "Ufer"]}, {"words": ["Wörter"]}]'),
         ("t.json", '{"words": "bank $ Bank $ Ufer"}\n{"words": "words $ Wörter"}\n'),
+        (
+            "t.jsonl",
+            '{"en": "bank", "de": ["Bank", "Ufer"], "zh": "银行"}\n{"deu": "Wörter", "en": "words", "pos": "n"}',
+        ),
+        ("t.json", '[{"translation": {"en": "bank", "de": ["Bank", "Ufer"]}}, {"de": "Wörter", "en": "words"}]'),
+        ("t.json", '["bank", ["Bank", "Ufer"]]\n["words", "Wörter"]'),
         ("t.jsonl", '{"word": "bank", "translations": {"de": ["Bank", "Ufer"]}}\n{"words": "words$Wörter"}'),
     ],
 )
