@@ -147,8 +147,14 @@ def dead_lock(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / ".lock").read_text()))
 
 
-def _try(folder: Path, seed: int, start_at: float, won: "multiprocessing.queues.Queue[bool]") -> None:
-    """Take the lock, with pauses before all that is done to files."""
+def _try(
+    folder: Path,
+    seed: int,
+    start_at: float,
+    won: "multiprocessing.queues.Queue[bool]",
+    all_tried: "multiprocessing.synchronize.Event",
+) -> None:
+    """Take the lock, with pauses before all that is done to files, and hold it until all have tried."""
     draw = random.Random(seed)
 
     def late(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,7 +173,7 @@ def _try(folder: Path, seed: int, start_at: float, won: "multiprocessing.queues.
         won.put(False)
     else:
         won.put(True)
-        time.sleep(1.0)
+        all_tried.wait(60)
     won.close()
     won.join_thread()
     os._exit(0)  # as a killed process: nothing is released
@@ -178,15 +184,16 @@ def test_of_many_at_once_one_takes_a_stale_lock(tmp_path: Path, seed: int) -> No
     context = multiprocessing.get_context("fork")
     dead_lock(tmp_path)
     for attempt in range(5):
-        won = context.Queue()
+        won, all_tried = context.Queue(), context.Event()
         start_at = time.time() + 0.3
         processes = [
-            context.Process(target=_try, args=(tmp_path, 1000 * seed + 10 * attempt + one, start_at, won))
+            context.Process(target=_try, args=(tmp_path, 1000 * seed + 10 * attempt + one, start_at, won, all_tried))
             for one in range(8)
         ]
         for each in processes:
             each.start()
-        outcomes = [won.get(timeout=20) for _ in processes]
+        outcomes = [won.get(timeout=60) for _ in processes]
+        all_tried.set()
         for each in processes:
             each.join()
         assert outcomes.count(True) == 1
