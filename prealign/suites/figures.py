@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prealign.reports.figures import COLOURS
-from prealign.suites.numbers import Numbers, value_of
+from prealign.suites.cells import value_of
+from prealign.suites.numbers import Numbers
 
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
