@@ -23,7 +23,7 @@ def differences(recipe: Recipe) -> Table:
         pairs = "generated pairs, not XNLI" if generated else "fine-tuned on English"
     shape = f"{model.layers} layers x {model.hidden_size}, context {model.context}"
     return [
-        ["", "paper", "here"],
+        ["", "paper", "here: the base recipe"],
         ["model (150M)", "12 layers x 1024, context 1024", shape],
         ["tokens of the source language", "10,000,000,000", f"{source:,}"],
         ["tokens of each target", "100,000,000", targets],
@@ -43,9 +43,9 @@ def _aligning(recipe: Recipe) -> Iterator[list[str]]:
     """Every setting of the align stage."""
     align = recipe.align
     tokens = recipe.align_batch().global_batch_size * recipe.model.context
-    words = f"{align.words_per_step:,} a step"
-    if align.coverage is not None:
-        words = f"as many a step as draw each word of the table {align.coverage:g} times"
+    words = f"as many a step as draw each word of the table {align.coverage} times"
+    if align.words_per_step is not None:
+        words = f"{align.words_per_step:,} a step"
     drawn = {0.0: "uniformly", 1.0: "by their count"}.get(
         align.sampling_power, f"by their count to the power {align.sampling_power:g}"
     )
@@ -74,7 +74,7 @@ def _aligning(recipe: Recipe) -> Iterator[list[str]]:
     yield ["aligning: translations of a word and language", "all", f"at most {align.max_translations}"]
     yield ["aligning: anchors", "source words", anchors]
     yield ["words held out of the table", "not stated", f"{100 * held:g} %" if held else "none"]
-    yield ["word batches in pretraining", "none", "none" if kept is None else f"in every {kept}th step"]
+    yield ["word batches in pretraining", "none", "none" if kept is None else f"in one of {kept} steps"]
 
 
 def loss_notes(recipe: Recipe) -> list[str]:
@@ -96,9 +96,15 @@ def loss_notes(recipe: Recipe) -> list[str]:
             "The denominator of Equation 2 is over all words of the batch. Here the anchor itself is not among them "
             "(align.include_self)."
         )
-    if align.siblings != "negative":
-        others = "leave each other out" if align.siblings == "ignore" else "are each other's positives"
-        notes.append(f"Two translations of one word {others} (align.siblings); in Equation 2 they are negatives.")
+    if align.anchors == "all":
+        others = {
+            "ignore": "leave each other out",
+            "positive": "are each other's positives",
+            "negative": "are each other's negatives",
+        }[align.siblings]
+        notes.append(
+            f"As anchors two translations of one word {others} (align.siblings), a case that Equation 2 does not have."
+        )
     if align.final_norm:
         notes.append(
             "The last block's word vectors are taken after the final norm (align.final_norm), of which Equation 1 says "

@@ -112,8 +112,8 @@ def how_tested(pages: list[list[Order]]) -> list[str]:
     return [
         f"Tested: {count} comparison{'s' if count > 1 else ''}. The chance that any verdict of this page is wrong is "
         f"at most {100 * LEVEL:g} %: p is corrected for all that are tested (Holm).",
-        "The test is a two-sided paired t-test over the seeds that both rows have. A seed has the same initial weights "
-        "and the same text in both.",
+        "The test is a two-sided paired t-test over the seeds that both rows have. Rows of one seed have the same "
+        "initial weights and text, as far as the rows themselves do not change them.",
         "In parentheses is the interval of the difference, at the level that the correction left to its comparison: it "
         "leaves out 0 where there is a verdict, and only there.",
         "Pairs of sentences, facts and prompts are the same for all seeds. So the variance of drawing them is added, "
