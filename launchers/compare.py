@@ -2,7 +2,8 @@
 
     python launchers/compare.py --out runs/comparison Joint=runs/joint PreAlign=runs/prealign
 
-Runs of one label (other seeds) are averaged. The first label is the baseline.
+Runs of one label (other seeds) are averaged. The first label is the baseline; which labels differ from it is tested
+over the seeds that both have, at least two.
 """
 
 import argparse

@@ -109,6 +109,9 @@ def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, 
     """What training measured at the ends of periods, up to a step: per panel (learned, tested) and frequency the
     accuracy of every period, its mean, and the mean's 95 % Wilson interval over the facts of all periods.
 
+    The interval is of facts drawn for this one run, at these points of it. Periods of a run are not runs: what other
+    seeds give, it does not say, and other seeds of the recipe have the same facts (`prealign.suites.cells`).
+
     ``pooled``: all frequencies together. ``metrics``: the run's `metrics.jsonl`.
     """
     settings = test.data.recipe.injected_facts

@@ -1,6 +1,8 @@
-"""Leakage (the paper's Table 3): how often do continuations of source-language text hold the target languages?"""
+"""Leakage (the paper's Table 3): how often do continuations of source-language text hold the target languages, and how
+much of them?"""
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +26,8 @@ _EXAMPLES = 5
 _ROWS = 128
 """Continuations that are sampled together on a rank."""
 
-Detector = Callable[[np.ndarray], bool]
-"""Whether token ids (int64) hold something of a target language."""
+Detector = Callable[[np.ndarray], tuple[int, int]]
+"""Of token ids (int64): how many tokens, letters or words are of a target language, and how many there are."""
 
 
 def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, Any]:
@@ -33,7 +35,9 @@ def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, An
 
     All ranks call it and share the samples. Per language and for ``any``: ``samples``, how many ``leaked``, their
     ``share`` with its 95 % Wilson interval, how it was found, and the first few as text; beside them what reproduces
-    them: settings, and places and hash of the prompts. Raises `NotMeasured`.
+    them: settings, and places and hash of the prompts. Per language also ``content``: what share of all sampled tokens
+    (letters, words: ``unit``) is of it, with its standard error over samples, whose tokens are not independent. Raises
+    `NotMeasured`.
     """
     recipe = data.recipe
     settings = recipe.evaluation.leakage
@@ -44,7 +48,7 @@ def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, An
         )
     found = {name: detector(data, name) for name in recipe.targets}
     places, prompts = draw_prompts(data)
-    leaked = torch.zeros((len(recipe.targets), len(prompts)), dtype=torch.int64, device=world.device)
+    counts = torch.zeros((len(recipe.targets), len(prompts), 2), dtype=torch.int64, device=world.device)
     written: dict[int, np.ndarray] = {}
     for first in range(world.rank * _ROWS, len(prompts), _ROWS * world.world_size):
         numbers = np.arange(first, min(first + _ROWS, len(prompts)))
@@ -53,13 +57,16 @@ def leakage(model: JointModel, data: PreparedData, world: World) -> dict[str, An
             model, batch, settings.length, settings.temperature, recipe.vocab_size, settings.seed, numbers
         ).cpu()
         for number, ids in zip(numbers.tolist(), tokens.numpy()):
-            for row, (_, holds) in enumerate(found.values()):
-                if holds(ids):
-                    leaked[row, number] = 1
+            for row, (_, _, count) in enumerate(found.values()):
+                of_it, in_all = count(ids)
+                counts[row, number] = torch.tensor([of_it, in_all])
+                if of_it:
                     written[number] = ids
-    hits = world.sum(leaked).cpu().numpy()
+    counted = world.sum(counts).cpu().numpy()
+    hits = (counted[:, :, 0] > 0).astype(np.int64)
     result: dict[str, Any] = {
-        name: _share(hits[row]) | {"found_by": how} for row, (name, (how, _)) in enumerate(found.items())
+        name: _share(hits[row]) | {"found_by": how, "content": {"unit": unit} | _content(counted[row])}
+        for row, (name, (how, unit, _)) in enumerate(found.items())
     }
     result["any"] = _share(hits.max(axis=0)) if len(hits) else _share(np.zeros(len(prompts), np.int64))
     shown = sorted(written)[:_EXAMPLES]
@@ -96,18 +103,18 @@ def draw_prompts(data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
     return chosen * size, pieces[chosen]
 
 
-def detector(data: PreparedData, language: str) -> tuple[str, Detector]:
-    """How a language is recognised in continuations, in words and as a function.
+def detector(data: PreparedData, language: str) -> tuple[str, str, Detector]:
+    """How a language is recognised in continuations, in words, in what unit, and as a function.
 
-    A clone: by its token ids, exactly. A language of another script than the source: by that script. A language of the
-    same script: by words of the alignment table's target side that do not occur in the source text, which finds less
-    than there is. Raises `NotMeasured` for the last without a table.
+    A clone: by its token ids, exactly. A language of another script than the source: by letters of that script. A
+    language of the same script: by words of the alignment table's target side that do not occur in the source text,
+    which finds less than there is. Raises `NotMeasured` for the last without a table.
     """
     recipe = data.recipe
     block = recipe.data.tokenizer.vocab_size
     if recipe.languages[language].clone_of is not None:
         first = recipe.token_offset(language)
-        return "token ids", lambda ids: bool(((ids >= first) & (ids < first + block)).any())
+        return "token ids", "tokens", lambda ids: (int(((ids >= first) & (ids < first + block)).sum()), len(ids))
     scripts = [
         script
         for script in recipe.languages[language].scripts
@@ -118,16 +125,21 @@ def detector(data: PreparedData, language: str) -> tuple[str, Detector]:
         return data.tokenizer.decode(ids[ids < block])
 
     if scripts and recipe.languages[recipe.source_language].scripts:
-        letters = regex.compile("[" + "".join(rf"\p{{Script={script}}}" for script in scripts) + "]")
-        return f"script {', '.join(scripts)}", lambda ids: letters.search(text(ids)) is not None
+        of_it = "".join(rf"\p{{Script={script}}}" for script in scripts)
+        letters, every = regex.compile(f"[{of_it}]"), regex.compile(rf"[\p{{L}}\p{{M}}{of_it}]")
+
+        def in_script(ids: np.ndarray) -> tuple[int, int]:
+            written = text(ids)
+            return len(letters.findall(written)), len(every.findall(written))
+
+        return f"script {', '.join(scripts)}", "letters", in_script
     words = _foreign_words(data, language)
 
-    def holds(ids: np.ndarray) -> bool:
-        found = _WORD.findall(text(ids))
-        # the last word may be the beginning of a longer one
-        return any(word.lower() in words for word in found[:-1])
+    def in_table(ids: np.ndarray) -> tuple[int, int]:
+        whole = _WORD.findall(text(ids))[:-1]  # the last word may be the beginning of a longer one
+        return sum(word.lower() in words for word in whole), len(whole)
 
-    return f"{len(words)} words of the alignment table that the source text does not have", holds
+    return f"{len(words)} words of the alignment table that the source text does not have", "words", in_table
 
 
 def _foreign_words(data: PreparedData, language: str) -> set[str]:
@@ -148,3 +160,13 @@ def _share(hits: np.ndarray) -> dict[str, Any]:
         "share": leaked / len(hits),
         "interval": wilson_interval(leaked, len(hits)),
     }
+
+
+def _content(counts: np.ndarray) -> dict[str, Any]:
+    """The share of all units that is of a language, from int64 ``[samples, 2]`` (of it, in all); its standard error is
+    that of a ratio over samples."""
+    samples, (found, of) = len(counts), counts.sum(axis=0).tolist()
+    share = found / of if of else 0.0
+    spread = float(((counts[:, 0] - share * counts[:, 1]) ** 2).sum())
+    error = math.sqrt(spread * samples / max(1, samples - 1)) / of if of else 0.0
+    return {"found": found, "of": of, "share": share, "standard_error": error}

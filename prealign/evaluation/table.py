@@ -89,6 +89,10 @@ def _leakage(result: dict[str, Any]) -> Iterator[Row]:
         note = f"95 % interval {100 * low:.2f} to {100 * high:.2f}; {of['samples']:,} samples"
         by = f"; by {of['found_by']}" if "found_by" in of else ""
         yield "leakage", language, f"{100 * of['share']:.2f} %", note + by
+        if "content" in of:  # `any` has none
+            content = of["content"]
+            note = f"± {100 * content['standard_error']:.3f} over samples; {content['of']:,} {content['unit']}"
+            yield f"leaked {content['unit']}", language, f"{100 * content['share']:.3f} %", note
 
 
 def _transfer(name: str, result: dict[str, Any]) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from prealign.evaluation.aligned import aligned_sets
 from prealign.files import write_atomically
 from prealign.reports.figures import draw_comparison
 from prealign.reports.pages import Table, plain_table, render
+from prealign.reports.paired import FEWEST, LEVEL, estimate, holm, said
 from prealign.reports.runs import Run
 
 
@@ -24,7 +25,7 @@ def compare(runs: list[Run], folder: Path, title: str) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     figure = folder / "figure.png"
     draw_comparison(runs, figure)
-    results, account, alignment = _results(runs), _account(runs), _alignment(runs)
+    results, account, alignment, verdicts = _results(runs), _account(runs), _alignment(runs), _verdicts(runs)
     recipe = runs[0].recipe
     setting = (
         f"{recipe.model.layers} layers x {recipe.model.hidden_size}, context {recipe.model.context}, vocabulary "
@@ -39,13 +40,16 @@ def compare(runs: list[Run], folder: Path, title: str) -> list[str]:
         baseline=runs[0].label,
         seeds=seeds,
         results=results,
+        verdicts=verdicts if len(verdicts) > 1 else [],
+        level=f"{100 * LEVEL:g} %",
         account=account,
         alignment=alignment if len(alignment) > 1 else [],
         figure=base64.b64encode(figure.read_bytes()).decode(),
     )
     write_atomically(folder / "index.html", page)
     write_atomically(folder / "results.json", json.dumps([_record(run) for run in runs], indent=1) + "\n")
-    return [*plain_table(results), "", *plain_table(account)]
+    compared = ["", *plain_table(verdicts)] if len(verdicts) > 1 else []
+    return [*plain_table(results), *compared, "", *plain_table(account)]
 
 
 def _check_comparable(runs: list[Run]) -> None:
@@ -90,6 +94,36 @@ def _results(runs: list[Run]) -> Table:
                 baseline[language] = mean
             row += [cell, f"{statistics.mean(run.evaluations[-1][f'bits_per_byte/{language}'] for run in group):.3f}"]
         table.append(row)
+    return table
+
+
+def _verdicts(runs: list[Run]) -> Table:
+    """By label and language, how far its perplexity is from the baseline's, seed by seed in percent, and whether that
+    is shown: paired t-tests, corrected for all of the table (Holm)."""
+    groups = _by_label(runs)
+    first, *others = groups
+    table = [["beside " + first, "perplexity", "difference", "corrected p", ""]]
+    found: list[tuple[list[str], list[float]]] = []
+    for label in others:
+        for language in runs[0].recipe.languages:
+            key = f"perplexity/{language}"
+            one, other = (
+                {run.recipe.seed: run.evaluations[-1][key] for run in groups[name]} for name in (label, first)
+            )
+            seeds = sorted(one.keys() & other.keys())
+            found.append(([label, language], [100 * (one[seed] / other[seed] - 1) for seed in seeds]))
+    estimates = [estimate(values) for _, values in found if len(values) >= FEWEST]
+    corrected = iter(zip(estimates, holm([of.p for of in estimates])))
+    for names, values in found:
+        if len(values) < FEWEST:
+            why = "no verdict from one seed" if values else "no verdict: no seed in common"
+            table.append([*names, f"{values[0]:+.1f} %, 1 seed" if values else "–", "–", why])
+            continue
+        of, tested = next(corrected)
+        low, high = of.interval(tested.level)
+        verdict = ("lower" if of.mean < 0 else "higher") if tested.differs else "not shown to differ"
+        difference = f"{of.mean:+.1f} % ({low:+.1f} to {high:+.1f}), {len(values)} seeds"
+        table.append([*names, difference, said(tested.p), verdict])
     return table
 
 

@@ -104,6 +104,8 @@ class Plan:
     complete with fewer seeds."""
     cells: dict[tuple[str, str, int], str]
     """(suite, row, seed) -> name of the measurement."""
+    overrides: tuple[str, ...] = ()
+    """Changes of every base recipe."""
 
     @property
     def trainings(self) -> list[Training]:
@@ -145,7 +147,7 @@ def expand(
                 name, training, row.variant, seed, tuple(row.measure_with), tuple(sorted(measures))
             )
             cells[suite.name, row.label, seed] = name
-    return Plan(scale, folder, suites, list(found.values()), cells)
+    return Plan(scale, folder, suites, list(found.values()), cells, tuple(overrides))
 
 
 def _seeds(suites: list[Suite], scale: str) -> Iterator[tuple[int, Suite, int]]:

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prealign.reports.figures import COLOURS
-from prealign.suites.numbers import Numbers, value_of
+from prealign.suites.cells import value_of
+from prealign.suites.numbers import Numbers
 
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -112,7 +113,7 @@ def _facts(numbers: Numbers) -> Figure | None:
 
 
 def _bars(numbers: Numbers) -> Figure | None:
-    """The table's columns as groups of bars."""
+    """The table's columns as groups of bars, with the cells' 95 % intervals."""
     figure, axes = _panels(1, "", 7.0)
     columns = numbers.suite.columns
     rows = [row.label for row in numbers.rows]
@@ -120,8 +121,15 @@ def _bars(numbers: Numbers) -> Figure | None:
     for number, label in enumerate(rows):
         cells = [numbers.cells.get((label, key)) for key in columns]
         places = [place + number * width for place, cell in enumerate(cells) if cell is not None and cell.values]
-        means = [cell.mean or 0.0 for cell in cells if cell is not None and cell.values]
-        axes[0].bar(places, means, width * 0.9, color=COLOURS[number % len(COLOURS)], label=label)
+        there = [cell for cell in cells if cell is not None and cell.values]
+        means = [cell.mean or 0.0 for cell in there]
+        ends = [cell.interval or (mean, mean) for cell, mean in zip(there, means)]
+        around = [
+            [mean - low for mean, (low, _) in zip(means, ends)],
+            [high - mean for mean, (_, high) in zip(means, ends)],
+        ]
+        colour = COLOURS[number % len(COLOURS)]
+        axes[0].bar(places, means, width * 0.9, color=colour, label=label, yerr=around, error_kw={"ecolor": "#444"})
     middle = 0.4 - width / 2
     axes[0].set_xticks([place + middle for place in range(len(columns))], [column.label for column in columns.values()])
     axes[0].legend(frameon=False, fontsize=8)

@@ -4,20 +4,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prealign.config import Recipe, load_recipe
+from prealign.config import load_recipe
 from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.reports.pages import Table, plain_table, render
+from prealign.suites.cells import Cell
+from prealign.suites.differences import differences, loss_notes
 from prealign.suites.expansion import Plan
 from prealign.suites.figures import draw
-from prealign.suites.numbers import SIGNIFICANT, Cell, Numbers, numbers_of
+from prealign.suites.numbers import Numbers, numbers_of
 from prealign.suites.results import Result
 from prealign.suites.suite import Column, Row
+from prealign.suites.verdicts import how_tested, in_words
 
 
 def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> list[str]:
     """Write the page of a plan; returns its tables and orders as plain lines. Raises `UserError`."""
-    every = [numbers_of(plan, suite) for suite in plan.suites]
+    every = numbers_of(plan)
+    tested = how_tested([numbers.orders for numbers in every])
     results = {result["run"]: result for numbers in every for found in numbers.results.values() for result in found}
     runs = [
         {
@@ -35,7 +39,7 @@ def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> 
         measured=len(results),
         expected=len(plan.measurements),
         failed=failed or {},
-        significant=f"{SIGNIFICANT:g}",
+        tested=tested,
         suites=[_section(numbers, plan) for numbers in every],
         runs=runs,
     )
@@ -49,22 +53,23 @@ def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> 
         lines += ["", numbers.suite.title, *plain_table(_table(numbers))]
         lines += [f"  {line}" for line in numbers.chance]
         lines += [f"  {'; '.join(row)}" for row in _orders(numbers)[1:]]
-    return lines[1:]
+    return [*lines[1:], "", tested[0]]
 
 
 def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
     suite = numbers.suite
     orders, account = _orders(numbers), _account(numbers)
-    recipe = load_recipe(suite.scales[plan.scale].recipe)  # type: ignore[index]
+    at = suite.scales[plan.scale]  # type: ignore[index]
+    recipe = load_recipe(at.recipe, [*at.overrides, *plan.overrides])
     model = recipe.model
     higher = [column.label for column in suite.columns.values() if column.better == "higher"]
     return {
         "title": suite.title,
         "setting": f"{model.layers} layers x {model.hidden_size}, context {model.context}, "
         f"{recipe.batch.global_batch_size * model.context:,} tokens a step. Base recipe: "
-        f"{suite.scales[plan.scale].recipe}.",  # type: ignore[index]
+        f"{at.recipe}.",
         "table": _table(numbers),
-        "seeds": len(suite.scales[plan.scale].seeds),  # type: ignore[index]
+        "seeds": len(at.seeds),
         "better": f"Higher is better for {', '.join(higher)}, lower for the rest." if higher else "Lower is better.",
         "chance": numbers.chance,
         "missing": list(_missing(numbers)),
@@ -72,8 +77,8 @@ def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
         "figure": draw(numbers),
         "account": account if len(account) > 1 else [],
         "unequal": numbers.unequal,
-        "differences": _differences(recipe),
-        "notes": [*suite.notes, *suite.scales[plan.scale].notes],  # type: ignore[index]
+        "differences": differences(recipe),
+        "notes": [*suite.notes, *at.notes, *loss_notes(recipe)],
     }
 
 
@@ -93,7 +98,7 @@ def _cell(numbers: Numbers, row: Row, key: str, column: Column) -> str:
 
 def _value(cell: Cell, column: Column) -> str:
     if cell.mean is None:
-        return "missing"
+        return "not measured" if cell.missing else "missing"
     text = f"{cell.mean:.{column.digits}f}"
     if cell.deviation is not None:
         text += f" ± {cell.deviation:.{column.digits}f}"
@@ -117,11 +122,11 @@ def _missing(numbers: Numbers) -> Iterator[str]:
 
 
 def _orders(numbers: Numbers) -> Table:
-    table = [["column", "the paper's order", "here"]]
+    table = [["column", "the paper's order", "ahead here by", "corrected p", "verdict"]]
     for order in numbers.orders:
         values = f" ({order.paper[0]:g}, {order.paper[1]:g})" if order.paper else ""
-        label = numbers.suite.columns[order.column].label
-        table.append([label, f"{order.better} ahead of {order.worse}{values}", order.verdict])
+        column = numbers.suite.columns[order.column]
+        table.append([column.label, f"{order.better} ahead of {order.worse}{values}", *in_words(order, column)])
     return table
 
 
@@ -149,42 +154,3 @@ def _spent(account: Result, name: str) -> str:
         return "–"
     text, words = account["text"][name], account["words"][name]
     return f"{text:,} (+ {words:,})"
-
-
-def _differences(recipe: Recipe) -> Table:
-    """The base recipe beside the paper's main setting."""
-    model, batch, align = recipe.model, recipe.batch, recipe.align_batch()
-    source = recipe.languages[recipe.source_language].tokens or 0
-    targets = ", ".join(f"{recipe.languages[name].tokens or 0:,}" for name in recipe.targets)
-    facts, rates = recipe.facts, recipe.pretrain
-    learned = "none"
-    if facts is not None:
-        frequencies = ", ".join(map(str, facts.frequencies))
-        learned = f"{facts.periods} periods of {facts.period} steps, f = {frequencies}, learned in "
-        learned += ", ".join(recipe.facts_languages)
-    pairs = "not measured: no pairs in the recipe"
-    if recipe.evaluation.nli is not None:
-        generated = recipe.evaluation.nli.train.generated is not None
-        pairs = "generated pairs, not XNLI" if generated else "fine-tuned on English"
-    shape = f"{model.layers} layers x {model.hidden_size}, context {model.context}"
-    return [
-        ["", "paper", "here"],
-        ["model (150M)", "12 layers x 1024, context 1024", shape],
-        ["tokens of the source language", "10,000,000,000", f"{source:,}"],
-        ["tokens of each target", "100,000,000", targets],
-        ["vocabulary", "not stated", f"{recipe.data.tokenizer.vocab_size:,}"],
-        ["tokens a step, pretraining", "about 1,000,000", f"{batch.global_batch_size * model.context:,}"],
-        ["tokens a step, aligning", "about 1,000,000", f"{align.global_batch_size * model.context:,} and words"],
-        ["text read in the align stage", "5 %", f"{100 * recipe.align.fraction:g} %"],
-        ["layers in the alignment loss", "all", _layers(recipe)],
-        ["learning rate, pretraining", "3e-4 to 3e-5", f"{rates.learning_rate:g} to {rates.min_learning_rate:g}"],
-        ["translations", "GPT-4", "one to one for a clone, else dictionaries"],
-        ["facts", "periods of 250 steps", learned],
-        ["transfer (XNLI)", "fine-tuned on English", pairs],
-    ]
-
-
-def _layers(recipe: Recipe) -> str:
-    if recipe.align.layers == "all":
-        return "all"
-    return f"{', '.join(map(str, recipe.align.layers))} of 0 to {recipe.last_layer}"

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from prealign.data.prepared import PreparedData, open_data
 from prealign.distributed.world import World
 from prealign.evaluation.generation import next_hidden_states, sample
-from prealign.evaluation.leakage import detector, draw_prompts, leakage
+from prealign.evaluation.leakage import _content, detector, draw_prompts, leakage
 from prealign.evaluation.results import NotMeasured
 from prealign.model.layout import Group, Layout
 from prealign.preparation.pipeline import prepare
@@ -105,6 +105,11 @@ def test_the_share_is_that_of_the_models_probabilities(data_dir: Path, odds: flo
     assert found["samples"] == 1000
     assert found["interval"] == pytest.approx(tuple(binomtest(found["leaked"], 1000).proportion_ci(method="wilson")))
     assert found["interval"][0] < expected < found["interval"][1]
+    content = found["content"]
+    assert (content["unit"], content["of"], content["share"]) == ("tokens", 6000, content["found"] / 6000)
+    assert abs(content["share"] - probability) < 4 * content["standard_error"]
+    # tokens are independent in this model alone: then the error over samples is the binomial one
+    assert content["standard_error"] == pytest.approx((probability * (1 - probability) / 6000) ** 0.5, rel=0.2)
 
 
 def shared(rank: int, ranks: int, data_dir: Path) -> dict:
@@ -151,22 +156,34 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 @pytest.mark.parametrize(
     ("text", "german", "russian"),
     [
-        ("the house was large and the garden", False, False),
-        ("the Haus was large", True, False),
-        ("he went to war again", False, False),  # an English word, too
-        ("the end of the Haus", False, False),  # could go on
-        ("the дом was large", False, True),
-        ("die GARTEN, дом", True, True),
+        ("the house was large and the garden", (0, 6), (0, 28)),
+        ("the Haus was large", (1, 3), (0, 15)),
+        ("he went to war again", (0, 4), (0, 16)),  # an English word, too
+        ("the end of the Haus", (0, 4), (0, 15)),  # could go on
+        ("the дом was large", (0, 3), (3, 14)),
+        ("die GARTEN, дом", (1, 2), (3, 12)),
+        ("", (0, 0), (0, 0)),
     ],
 )
-def test_real_languages(five: PreparedData, text: str, german: bool, russian: bool) -> None:
+def test_real_languages(five: PreparedData, text: str, german: tuple[int, int], russian: tuple[int, int]) -> None:
     ids = five.tokenizer.encode(text).astype(np.int64)
-    how, holds = detector(five, "de")
+    how, unit, count = detector(five, "de")
     assert "3 words of the alignment table" in how
-    assert holds(ids) == german
-    how, holds = detector(five, "ru")
-    assert how == "script Cyrillic"
-    assert holds(ids) == russian
+    assert (unit, count(ids)) == ("words", german)
+    how, unit, count = detector(five, "ru")
+    assert (how, unit) == ("script Cyrillic", "letters")
+    assert count(ids) == russian
+
+
+def test_tokens_of_a_sample_are_not_taken_as_independent() -> None:
+    """By resampling whole samples, some of which are all of the language."""
+    random = np.random.default_rng(0)
+    counts = np.stack((np.where(random.random(500) < 0.1, 60, 0), np.full(500, 64)), axis=1)
+    drawn = counts[random.integers(0, 500, (4000, 500))]
+    resampled = (drawn[:, :, 0].sum(axis=1) / drawn[:, :, 1].sum(axis=1)).std()
+    found = _content(counts)
+    assert found["standard_error"] == pytest.approx(resampled, rel=0.05)
+    assert found["standard_error"] > 5 * (found["share"] * (1 - found["share"]) / found["of"]) ** 0.5
 
 
 def test_too_long_for_the_context(data_dir: Path) -> None:

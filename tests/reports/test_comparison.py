@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy import stats
 
 from prealign.config import Recipe
 from prealign.config.loading import dump_recipe
 from prealign.errors import UserError
 from prealign.reports.comparison import compare
+from prealign.reports.paired import said
 from prealign.reports.runs import read_run
 from tests.conftest import tiny_recipe
 
@@ -67,6 +69,34 @@ def test_tables_page_and_figure(data_dir: Path, tmp_path: Path) -> None:
     ]
     assert record[2]["account"]["words"] == {"en": 300, "clone": 300}
     assert record[2]["account"]["flops"] != record[0]["account"]["flops"]
+
+
+def test_which_labels_differ(data_dir: Path, tmp_path: Path) -> None:
+    values = {
+        "Joint": [(100.0, 200.0), (102.0, 210.0), (101.0, 205.0)],
+        "PreAlign": [(101.0, 150.0), (101.5, 156.0), (101.0, 154.5)],
+        "One": [(90.0, 100.0)],
+    }
+    runs = []
+    for label, of_seeds in values.items():
+        for seed, (english, clone) in enumerate(of_seeds, 1):
+            folder = tmp_path / f"{label}-{seed}"
+            recipe = tiny_recipe(data_dir, seed=seed)
+            runs.append(read_run(f"{label}={finished(folder, recipe, {'en': english, 'clone': clone}, words=0)}"))
+    lines = compare(runs, tmp_path / "out", "")
+    page = (tmp_path / "out" / "index.html").read_text()
+    english, clone = (
+        stats.ttest_1samp([100 * (a[n] / b[n] - 1) for a, b in zip(values["PreAlign"], values["Joint"])], 0.0)
+        for n in (0, 1)
+    )
+    assert clone.pvalue < english.pvalue
+    low, high = english.confidence_interval()  # the second of two tests keeps its level; those of one seed do not count
+    difference = f"+0.2 % ({low:+.1f} to {high:+.1f}), 3 seeds"
+    assert f"<td>en</td><td>{difference}</td><td>p = {english.pvalue:.2g}</td><td>not shown to differ</td>" in page
+    low, high = clone.confidence_interval(0.975)
+    line = next(line for line in lines if line.startswith("PreAlign") and " clone " in line)
+    assert f"({low:+.1f} to {high:+.1f}), 3 seeds {said(2 * clone.pvalue)} lower" in " ".join(line.split())
+    assert "<td>One</td><td>clone</td><td>-50.0 %, 1 seed</td><td>–</td><td>no verdict from one seed</td>" in page
 
 
 def test_steps_of_an_align_stage_in_another_folder_count(data_dir: Path, tmp_path: Path) -> None:

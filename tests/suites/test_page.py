@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from prealign.evaluation.results import wilson_interval
+from prealign.reports.paired import LEVEL
 from prealign.suites.expansion import Measurement, Plan, expand
-from prealign.suites.numbers import numbers_of
+from prealign.suites.numbers import Numbers, numbers_of
 from prealign.suites.page import write_page
 from prealign.suites.results import FORMAT_VERSION
 from prealign.suites.suite import load_suite, load_variants
+from prealign.suites.verdicts import Order
 
 SUITE = """
 title: Three variants
@@ -44,8 +47,11 @@ def make_plan(folder: Path, figure: str = "perplexity") -> Plan:
 def write(
     plan: Plan, measurement: Measurement, perplexity: float, accuracies: list[float], clone_text: int = 32_000
 ) -> None:
-    """A result file of a run with this perplexity and these accuracies by period."""
-    summary = {"accuracy": sum(accuracies) / len(accuracies), "interval": [0.2, 0.4], "by_period": accuracies}
+    """A result file of a run with this perplexity and these accuracies by period, of 100 facts each."""
+    facts = 100 * len(accuracies)
+    accuracy = sum(accuracies) / len(accuracies)
+    interval = wilson_interval(round(accuracy * facts), facts)
+    summary = {"accuracy": accuracy, "interval": interval, "facts": facts, "by_period": accuracies}
     metrics: dict[str, Any] = {
         "lm": {"clone": {"perplexity": perplexity}},
         "facts": {"over_periods": {"panels": {"en -> clone": {"f5": summary, "pooled": summary}}}},
@@ -103,59 +109,108 @@ def fill(plan: Plan) -> None:
             write(plan, measurement, 300.0, [0.25], clone_text=90_000)
 
 
+def numbers(plan: Plan) -> Numbers:
+    """Those of the plan's only suite."""
+    (found,) = numbers_of(plan)
+    return found
+
+
+def orders(plan: Plan) -> dict[tuple[str, str], Order]:
+    return {(order.column, order.worse): order for order in numbers(plan).orders}
+
+
+def rewrite(plan: Plan, by_seed: dict[int, tuple[float, list[float]]]) -> None:
+    """PreAlign's perplexity and accuracies by seed."""
+    for measurement in plan.measurements:
+        if measurement.variant == "prealign":
+            write(plan, measurement, *by_seed[measurement.seed])
+
+
 def test_means_deviations_intervals(plan: Plan) -> None:
-    numbers = numbers_of(plan, plan.suites[0])
-    joint = numbers.cells["Joint", "lm"]
+    found = numbers(plan)
+    joint = found.cells["Joint", "lm"]
     assert (joint.mean, joint.deviation) == (440.0, 10.0)
-    clka = numbers.cells["PreAlign", "clka"]
-    assert clka.mean == pytest.approx(55.0)
-    assert clka.deviation == pytest.approx(0.0)
-    assert clka.interval is not None  # of six periods: three seeds with two each; t(5) = 2.571
-    assert clka.interval[0] == pytest.approx(55.0 - 2.571 * 5.477 / 6**0.5, abs=0.01)
-    alone = numbers.cells["Target alone", "lm"]
+    assert joint.interval == pytest.approx(stats.t.interval(0.95, 2, 440.0, 10.0 / 3**0.5))
+    alone = found.cells["Target alone", "lm"]
     assert (alone.mean, alone.deviation, len(alone.values), alone.expected) == (300.0, None, 1, 3)
-    assert ("Target alone", "clka") not in numbers.cells
-    joint_facts = numbers.cells["Joint", "clka"]
-    assert len(joint_facts.values) > 1
+    assert ("Target alone", "clka") not in found.cells
+    assert found.cells["Joint", "nli"].missing == "no pairs of sentences (evaluation.nli)"
+
+
+def test_intervals_have_the_facts_that_all_seeds_share(plan: Plan) -> None:
+    """Three seeds that agree on 200 facts are not certain; what a fact's period was does not make it more facts."""
+    clka = numbers(plan).cells["PreAlign", "clka"]
+    assert clka.values == pytest.approx([55.0] * 3)
+    assert clka.interval is not None
+    error = 100 * (112 / 204 * 92 / 204 / 200) ** 0.5
+    assert clka.interval == pytest.approx(stats.t.interval(0.95, 2, 55.0, error))
     for measurement in plan.of(plan.suites[0], plan.suites[0].rows[0])[1:]:
         (plan.folder / f"{measurement.name}.json").unlink()
-    one_seed = numbers_of(plan, plan.suites[0]).cells["Joint", "clka"]
-    assert one_seed.interval == pytest.approx((20.0, 40.0))  # the result's own, over its facts
-    assert numbers.cells["Joint", "nli"].missing == "no pairs of sentences (evaluation.nli)"
+    one_seed = numbers(plan).cells["Joint", "clka"].interval
+    assert one_seed == pytest.approx([100 * end for end in wilson_interval(50, 200)])  # over its facts alone
+
+
+def test_periods_of_a_seed_are_one_value(plan: Plan) -> None:
+    rewrite(plan, {1: (380.0, [0.9, 0.1]), 2: (390.0, [0.8, 0.3]), 3: (400.0, [0.1, 0.9])})
+    by_periods = numbers(plan).cells["PreAlign", "clka"]
+    rewrite(plan, {1: (380.0, [0.5, 0.5]), 2: (390.0, [0.6, 0.5]), 3: (400.0, [0.4, 0.6])})
+    assert by_periods.interval == pytest.approx(numbers(plan).cells["PreAlign", "clka"].interval)
 
 
 def test_orders_beside_the_papers(plan: Plan) -> None:
-    orders = {(order.column, order.worse): order for order in numbers_of(plan, plan.suites[0]).orders}
-    assert orders["lm", "Joint"].verdict == "agrees: 50.0 ahead (50.0 to 50.0 over 3 seeds, p < 0.001)"
-    assert orders["lm", "Joint"].paper == (16.5, 21.6)
-    # the paper has Joint ahead of the target alone; here it is behind, with one seed of the other
-    assert orders["lm", "Target alone"].better == "Joint"
-    assert orders["lm", "Target alone"].verdict.startswith("in the opposite order by 130.0, but without 3 seeds")
-    assert orders["nli", "Joint"].verdict == "missing"
-    for measurement in plan.measurements:
-        if measurement.variant == "prealign":
-            write(plan, measurement, {1: 400.0, 2: 445.0, 3: 441.0}[measurement.seed], [0.1])
-    orders = {(order.column, order.worse): order for order in numbers_of(plan, plan.suites[0]).orders}
+    rewrite(plan, {1: (400.0, [0.1]), 2: (445.0, [0.1]), 3: (441.0, [0.1])})
+    found = orders(plan)
+    clka, lm = found["clka", "Joint"], found["lm", "Joint"]
+    assert (lm.paper, clka.paper) == ((16.5, 21.6), (64.6, 27.7))
     paired = stats.ttest_rel([430.0, 440.0, 450.0], [400.0, 445.0, 441.0])
-    low, high = paired.confidence_interval()
-    expected = f"11.3 ahead ({low:.1f} to {high:.1f} over 3 seeds, p = {paired.pvalue:.2g})"
-    assert orders["lm", "Joint"].verdict == f"does not differ: {expected}"
-    assert orders["clka", "Joint"].verdict == "disagrees: 15.0 points behind (-15.0 to -15.0 over 3 seeds, p < 0.001)"
+    assert lm.verdict == "not shown to differ"
+    assert lm.ahead == pytest.approx(34 / 3)
+    assert lm.p == pytest.approx(paired.pvalue)  # the larger of two: Holm leaves it as it is
+    # the smaller failed, so both were tested at half the level
+    assert lm.interval == pytest.approx(paired.confidence_interval(0.975))
+    # three seeds without any spread, but 200 and 100 facts: 25 and 10 % right
+    error = 100 * (52 / 204 * 152 / 204 / 200 + 12 / 104 * 92 / 104 / 100) ** 0.5
+    assert clka.ahead == pytest.approx(-15.0)
+    assert clka.p == pytest.approx(2 * 2 * stats.t.sf(15.0 / error, 2))
+    assert clka.verdict == "not shown to differ"
+
+
+def test_verdicts(plan: Plan) -> None:
+    found = orders(plan)
+    assert found["lm", "Joint"].verdict == "agrees"
+    # the paper has Joint ahead of the target alone; here it is behind, with one seed of the other
+    alone = found["lm", "Target alone"]
+    assert (alone.better, alone.ahead, alone.seeds) == ("Joint", -130.0, 1)
+    assert (alone.verdict, alone.p, alone.interval) == ("no verdict from one seed", None, None)
+    assert found["nli", "Joint"].verdict == "not measured"
+    rewrite(plan, {seed: (470.0 + 10 * seed + seed**2, [0.6, 0.7]) for seed in (1, 2, 3)})
+    assert orders(plan)["lm", "Joint"].verdict == "disagrees"
+
+
+def test_a_verdict_and_its_interval_say_the_same(plan: Plan) -> None:
+    for noise in (0.0, 1.0, 3.0, 10.0, 30.0, 100.0):
+        values = {1: (400.0 + noise, [0.4, 0.6]), 2: (401.0, [0.5, 0.5]), 3: (410.0 - noise, [0.3, 0.7])}
+        rewrite(plan, values)
+        for order in orders(plan).values():
+            if order.interval is not None:
+                outside = not order.interval[0] <= 0 <= order.interval[1]
+                assert outside == (order.verdict in ("agrees", "disagrees")) == (order.p < LEVEL)
 
 
 def test_what_chance_explains(plan: Plan) -> None:
-    (line,) = numbers_of(plan, plan.suites[0]).chance
-    assert line.startswith("CLKA: chance (25.0) is within the 95 % interval of Joint 25.0 (19.3 to 30.7).")
-    assert "cannot show" not in line
-    for measurement in plan.measurements:
-        if measurement.variant == "prealign":
-            write(plan, measurement, 400.0, [0.2, 0.35])
-    (line,) = numbers_of(plan, plan.suites[0]).chance
-    assert line.endswith("No row differs from chance: this scale cannot show it.")
+    (line,) = numbers(plan).chance
+    assert line.startswith("CLKA: not shown to differ from chance (25.0): Joint 25.0 (11.7 to 38.3; 3 seeds).")
+    assert "every row" not in line
+    rewrite(plan, {seed: (400.0, [0.2, 0.35]) for seed in (1, 2, 3)})
+    (line,) = numbers(plan).chance
+    assert line.endswith("That is every row, so this column has no verdict.")
+    order = orders(plan)["clka", "Joint"]
+    assert order.verdict == "no verdict: neither is shown to differ from chance"
+    assert (order.p, order.interval) == (None, None)
 
 
 def test_other_tokens_are_told(plan: Plan) -> None:
-    (line,) = numbers_of(plan, plan.suites[0]).unequal
+    (line,) = numbers(plan).unequal
     assert line == "Target alone has other tokens than most rows: en 1,600,000, clone 90,000."
 
 
@@ -170,10 +225,11 @@ def test_the_page(plan: Plan, tmp_path: Path) -> None:
     for text in (
         "<td>390.0 ± 10.0 (16.5)</td>",
         "<td>55.0 ± 0.0 (64.6)</td>",
-        "<td>missing (79.3)</td>",
+        "<td>not measured (79.3)</td>",
         "7 of 9 results are there",
         "Joint, XNLI: no pairs of sentences (evaluation.nli)",
-        "agrees: 50.0 ahead (50.0 to 50.0 over 3 seeds, p &lt; 0.001)",
+        "<td>50.0 (50.0 to 50.0), 3 seeds</td><td>p &lt; 0.001</td><td>agrees</td>",
+        "Tested: 2 comparisons. The chance that any verdict of this page is wrong is at most 5 %",
         "1,600,000 (+ 700)",
         "<td>400 (20)</td><td>25.0</td>",
         "error: &lt;no luck&gt;",
