@@ -11,11 +11,12 @@ from prealign.config.sections import Count, Section
 _HF = "hf:"
 
 
-def _expanded(text: Any) -> Any:
-    return _HF + expand(text.removeprefix(_HF)) if isinstance(text, str) and text.startswith(_HF) else text
-
-
-ImportedFrom = Annotated[str, BeforeValidator(_expanded), Field(pattern=rf"^{_HF}.+")]
+def _first_weights(value: Any) -> Any:
+    if value in ("random", "perfect_clone"):
+        return value
+    if not isinstance(value, str) or not value.startswith(_HF) or value == _HF:
+        raise ValueError(f"found {value!r}; expected random, perfect_clone or hf:FOLDER")
+    return _HF + expand(value.removeprefix(_HF))
 
 
 class ModelConfig(Section):
@@ -59,10 +60,11 @@ class ModelConfig(Section):
     """One matrix for the input embedding and the LM head."""
     init_std: Annotated[float, Field(gt=0.0)] = 0.02
     """Standard deviation of initial weights; projections into the residual stream have it over ``sqrt(2 * layers)``."""
-    init: Literal["random", "perfect_clone"] | ImportedFrom = "random"
-    """`perfect_clone` copies the original's embedding rows, input and output, to its clones. ``hf:FOLDER`` takes the
-    weights of a Hugging Face checkpoint, on which the run's first stage goes on (`launchers/import_hf.py` writes the
-    keys that fit it); rows that it lacks, of clones or padding, start at the mean of those that it has."""
+    init: Annotated[str, BeforeValidator(_first_weights)] = "random"
+    """`random`: as GPT-2's. `perfect_clone` copies the original's embedding rows, input and output, to its clones.
+    ``hf:FOLDER`` takes the weights of a Hugging Face checkpoint, on which the run's first stage goes on
+    (`launchers/import_hf.py` writes the keys that fit it); rows that it lacks, of clones or padding, start at the mean
+    of those that it has."""
     vocab_multiple: Count = 128
     """The embedding tables are padded to a multiple of this many rows."""
     reset_at_document: bool = False
