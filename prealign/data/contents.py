@@ -71,9 +71,10 @@ def check_end_of_document(recipe: Recipe, folder: Path) -> None:
     settings = recipe.data.tokenizer
     expected = special.ids[special.end] if special is not None else settings.vocab_size - 1
     if settings.end_id != expected:
+        found = settings.end_of_document if settings.end_of_document is not None else f"none, so {settings.end_id}"
         raise UserError(
-            f"data.tokenizer.end_of_document: found {settings.end_of_document}, so {settings.end_id}; the tokenizer in "
-            f"{folder} ends documents with {expected}; set the key to that"
+            f"data.tokenizer.end_of_document: found {found}; the tokenizer in {folder} ends documents with {expected}; "
+            f"set the key to that"
         )
 
 

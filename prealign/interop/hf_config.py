@@ -34,6 +34,9 @@ _OURS = (
 )
 """Keys that a checkpoint decides; `context` is the most that a recipe can have."""
 
+_MOST_PADDING = 1024
+"""Rows that a checkpoint may have behind those of its tokenizer."""
+
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 
 
@@ -100,6 +103,17 @@ def check_model(found: HuggingFaceModel, recipe_model: ModelConfig) -> None:
         )
 
 
+def check_rows(found: HuggingFaceModel, vocab_size: int) -> None:
+    """Raise `UserError` unless the embedding has a row for every token of a tokenizer, and few others."""
+    blocks = found.vocab_blocks
+    if not 0 <= found.rows - blocks * vocab_size < _MOST_PADDING:
+        raise UserError(
+            f"data.tokenizer.vocab_size: found {vocab_size:,}; the embedding in {found.folder} has {found.rows:,} rows"
+            + (f" for {blocks} vocabularies" if blocks > 1 else "")
+            + "; expected its own tokenizer, which launchers/import_hf.py --out makes ready for data.tokenizer"
+        )
+
+
 def _resolved(model: ModelConfig, key: str) -> Any:
     return getattr(model, f"resolved_{key}", getattr(model, key))
 
@@ -111,8 +125,8 @@ def _shown(value: Any) -> str:
 def _read_json(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(
-            f"model.init: found no folder '{folder}'; expected one with config.json and model.safetensors; a model of "
-            f"the hub is downloaded first, by 'hf download NAME --local-dir FOLDER'"
+            f"hf:{folder}: no such folder; expected one with config.json and model.safetensors; a model of the hub is "
+            f"downloaded first, by 'hf download NAME --local-dir FOLDER'"
         )
     path = folder / "config.json"
     try:

@@ -9,14 +9,12 @@ from safetensors import SafetensorError, safe_open
 from prealign.config import Recipe
 from prealign.errors import UserError
 from prealign.interop.architectures import architecture_of
-from prealign.interop.hf_config import HuggingFaceModel, check_model, read_model
+from prealign.interop.hf_config import HuggingFaceModel, check_model, check_rows, read_model
 from prealign.model.initialisation import EMBEDDINGS, initial_value
 from prealign.objectives.joint import JointModel
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_MOST_PADDING = 1024
-"""Rows that a checkpoint may have behind those of its tokenizer."""
 _NAMED = 3
 """Tensors that an error names."""
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
@@ -31,7 +29,8 @@ class HuggingFaceWeights:
         """Raises `UserError` where folder and recipe do not fit."""
         self.found = read_model(folder)
         check_model(self.found, recipe.model)
-        _check_rows(self.found, recipe)
+        _check_blocks(self.found, recipe)
+        check_rows(self.found, recipe.data.tokenizer.vocab_size)
         self._recipe = recipe
         self._architecture = architecture_of(recipe.model, self.found.rows)
         self._files = _Files(folder)
@@ -76,19 +75,12 @@ class HuggingFaceWeights:
         return table
 
 
-def _check_rows(found: HuggingFaceModel, recipe: Recipe) -> None:
-    """The embedding has a row for every token of the recipe's tokenizer, and few others."""
-    blocks, size = found.vocab_blocks, recipe.data.tokenizer.vocab_size
-    if blocks not in (1, 1 + len(recipe.clones)):
+def _check_blocks(found: HuggingFaceModel, recipe: Recipe) -> None:
+    """An export of ours has the clone languages of the recipe, or none."""
+    if found.vocab_blocks not in (1, 1 + len(recipe.clones)):
         raise UserError(
-            f"model.init: {found.folder} was exported with {blocks - 1} clone languages; the recipe has "
+            f"model.init: {found.folder} was exported with {found.vocab_blocks - 1} clone languages; the recipe has "
             f"{len(recipe.clones)}; expected none or as many"
-        )
-    if not 0 <= found.rows - blocks * size < _MOST_PADDING:
-        raise UserError(
-            f"data.tokenizer.vocab_size: found {size:,}; the embedding in {found.folder} has {found.rows:,} rows"
-            + (f" for {blocks} vocabularies" if blocks > 1 else "")
-            + "; expected its own tokenizer, which launchers/import_hf.py --out makes ready for data.tokenizer"
         )
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from prealign.artefacts import replace_folder
 from prealign.errors import UserError
-from prealign.interop.hf_config import HuggingFaceModel, read_model
+from prealign.interop.hf_config import HuggingFaceModel, check_rows, read_model
 from prealign.interop.hf_tokenizer import read_tokenizer
 from prealign.interop.tokenizer import refuse_other_ids
 from prealign.text.tokenizer import Tokenizer
@@ -50,6 +50,7 @@ def read_import(folder: Path, end: str | None) -> Import:
         return Import(model, None)
     tokenizer = read_tokenizer(path, end)
     refuse_other_ids(tokenizer, path)
+    check_rows(model, tokenizer.vocab_size)
     return Import(model, tokenizer)
 
 

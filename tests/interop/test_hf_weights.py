@@ -177,7 +177,7 @@ def as_pickle(folder: Path) -> None:
 
 
 BAD = [
-    (lambda folder: shutil.rmtree(folder), r"found no folder '.*'; .* by 'hf download NAME --local-dir FOLDER'"),
+    (lambda folder: shutil.rmtree(folder), r"hf:.*: no such folder; .* by 'hf download NAME --local-dir FOLDER'"),
     (lambda folder: (folder / "config.json").unlink(), r"config\.json: no such file"),
     (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: cannot be read"),
     (lambda folder: (folder / "model.safetensors").unlink(), r"found no model\.safetensors and no "),

@@ -192,7 +192,7 @@ def _written(recipe: Recipe, path: Path) -> str:
         ("model.init='hf:'", "model.init: found 'hf:'; expected random, perfect_clone or hf:FOLDER"),
         ("model.init=hf:$NO_SUCH/x", "model.init: found .* but the environment has no"),
         ("model.layers=3", "model.layers: found 3 in the recipe, 2 in it"),
-        ("data.tokenizer.end_of_document=5", "end_of_document: found 5, so 5; the tokenizer in "),
+        ("data.tokenizer.end_of_document=5", "end_of_document: found 5; the tokenizer in "),
         ("data.tokenizer.end_of_document=601", "found end_of_document=601; expected an id below vocab_size=601"),
     ],
 )
@@ -217,7 +217,7 @@ def test_check_says_what_it_starts_from(gpt2: tuple[Recipe, Path]) -> None:
     assert f"weights: {folder / 'stock'} has the shapes and token ids of the recipe" in out
     code, _, error = finish(start(["launchers/pretrain.py", "--config", path, run, "model.init=hf:no/such"]))
     assert code == 2
-    assert error.startswith("error: model.init: found no folder 'no/such'; expected one with config.json")
+    assert error.startswith("error: hf:no/such: no such folder; expected one with config.json")
     assert len(error.splitlines()) == 1
 
 
