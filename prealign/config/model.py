@@ -1,10 +1,22 @@
 """The decoder's shape and kind."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from prealign.config.paths import expand
 from prealign.config.sections import Count, Section
+
+_HF = "hf:"
+
+
+def _first_weights(value: Any) -> Any:
+    if value in ("random", "perfect_clone"):
+        return value
+    if not isinstance(value, str) or not value.startswith(_HF) or value == _HF:
+        raise ValueError(f"found {value!r}; expected random, perfect_clone or hf:FOLDER")
+    return _HF + expand(value.removeprefix(_HF))
 
 
 class ModelConfig(Section):
@@ -48,8 +60,11 @@ class ModelConfig(Section):
     """One matrix for the input embedding and the LM head."""
     init_std: Annotated[float, Field(gt=0.0)] = 0.02
     """Standard deviation of initial weights; projections into the residual stream have it over ``sqrt(2 * layers)``."""
-    init: Literal["random", "perfect_clone"] = "random"
-    """`perfect_clone` copies the original's embedding rows, input and output, to its clones."""
+    init: Annotated[str, BeforeValidator(_first_weights)] = "random"
+    """`random`: as GPT-2's. `perfect_clone` copies the original's embedding rows, input and output, to its clones.
+    ``hf:FOLDER`` takes the weights of a Hugging Face checkpoint, on which the run's first stage goes on
+    (`launchers/import_hf.py` writes the keys that fit it); rows that it lacks, of clones or padding, start at the mean
+    of those that it has."""
     vocab_multiple: Count = 128
     """The embedding tables are padded to a multiple of this many rows."""
     reset_at_document: bool = False
@@ -71,6 +86,16 @@ class ModelConfig(Section):
                 f"found positions=rotary and heads of {self.resolved_head_size} features; expected an even size"
             )
         return self
+
+    @property
+    def imported_from(self) -> Path | None:
+        """Folder of the checkpoint that gives the first weights."""
+        return Path(self.init.removeprefix(_HF)) if self.init.startswith(_HF) else None
+
+    @property
+    def resolved_attention_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.bias if self.attention_bias is None else self.attention_bias
 
     @property
     def resolved_kv_heads(self) -> int:

@@ -61,12 +61,27 @@ class TokenizerConfig(Section):
     vocab_size: Annotated[int, Field(ge=257)] = 50_000
     """Byte-pair ranks plus the end-of-document token, which is the last id."""
     ranks: ExpandedPath | None = None
-    """A `.tiktoken` file (base64 token, rank) to load in place of training."""
+    """A `.tiktoken` file (base64 token, rank), or a folder that `launchers/import_hf.py` wrote, to load in place of
+    training."""
     pattern: str | None = None
-    """Pre-tokenizer regular expression; the default puts a token boundary at every word edge."""
+    """Pre-tokenizer regular expression; by default the folder's, or one that puts a token boundary at every word
+    edge."""
+    end_of_document: Annotated[int, Field(ge=0)] | None = None
+    """Id of the token that ends a document; by default the last one. `launchers/import_hf.py` says which it is."""
     training_bytes: Count = 50_000_000
     """Text per language that the tokenizer is trained on; where words are written without spaces, an eighth of it
     stands for the whole, to bound memory."""
+
+    @model_validator(mode="after")
+    def _end_is_a_token(self) -> "TokenizerConfig":
+        if self.end_id >= self.vocab_size:
+            raise ValueError(f"found end_of_document={self.end_id}; expected an id below vocab_size={self.vocab_size}")
+        return self
+
+    @property
+    def end_id(self) -> int:
+        """Id of the token that ends a document."""
+        return self.vocab_size - 1 if self.end_of_document is None else self.end_of_document
 
 
 class DataConfig(Section):
@@ -374,7 +389,7 @@ class Recipe(Section):
         if not self.model.reset_at_document:
             return None
         block = self.data.tokenizer.vocab_size
-        return [block * (number + 1) - 1 for number in range(1 + len(self.clones))]
+        return [block * number + self.data.tokenizer.end_id for number in range(1 + len(self.clones))]
 
     def align_batch(self, dp_size: int = 1) -> BatchConfig:
         """Sizes of the align stage's steps, with ``dp_size`` as in `accumulation`. Raises `UserError` when

@@ -9,7 +9,9 @@ from typing import Any
 from prealign.artefacts import Artefact
 from prealign.config import Recipe
 from prealign.config.texts import DictionaryConfig, TextConfig
+from prealign.errors import UserError
 from prealign.text.clone_words import CloneWords
+from prealign.text.tokenizer import SPECIAL_TOKENS, read_special_tokens
 
 SPLITS = ("train", "dev", "test")
 """What a run trains on, what it is watched and tuned on, and what its results are reported on."""
@@ -61,6 +63,19 @@ class Split:
 def document_hash(document: str) -> bytes:
     """16 bytes that stand for a document's exact text."""
     return hashlib.blake2b(document.encode(), digest_size=16).digest()
+
+
+def check_end_of_document(recipe: Recipe, folder: Path) -> None:
+    """Raise `UserError` unless the recipe names the end-of-document token of the tokenizer that ``folder`` holds."""
+    special = read_special_tokens(folder / SPECIAL_TOKENS)
+    settings = recipe.data.tokenizer
+    expected = special.ids[special.end] if special is not None else settings.vocab_size - 1
+    if settings.end_id != expected:
+        found = settings.end_of_document if settings.end_of_document is not None else f"none, so {settings.end_id}"
+        raise UserError(
+            f"data.tokenizer.end_of_document: found {found}; the tokenizer in {folder} ends documents with {expected}; "
+            f"set the key to that"
+        )
 
 
 def text_settings(recipe: Recipe, text: TextConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prealign.data.contents import (
     FACTS_KIND,
     SPLITS,
     WAYPOINTS,
+    check_end_of_document,
     codeswitch_folder,
     facts_settings,
     has_lexicon,
@@ -173,6 +174,7 @@ def open_data(recipe: Recipe, split: str = "dev") -> PreparedData:
             f"{found} "
             "tokens; set the key to that, or run launchers/prepare.py with this recipe"
         )
+    check_end_of_document(recipe, folder / "tokenizer")
     for name, language in recipe.languages.items():
         if language.clone_level == "word":
             artefacts[f"clone_words.{name}"] = open_artefact(folder / f"clone_words.{name}", "clone words")

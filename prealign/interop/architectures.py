@@ -37,24 +37,43 @@ must be those of an architecture, so that a setting which is new is not left out
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where one of our parameters is kept: in the tensors ``names``, one after another along its first dimension; as
+    ``[in, out]`` where it is ``transposed``."""
+
+    names: tuple[str, ...]
+    transposed: bool = False
+
+    def split(self, value: torch.Tensor) -> Tensors:
+        """The tensors that a parameter becomes."""
+        parts = value.chunk(len(self.names))
+        return {name: part.T if self.transposed else part for name, part in zip(self.names, parts)}
+
+    def join(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """The parameter that the tensors ``names`` are."""
+        turned = [part.T if self.transposed else part for part in parts]
+        return torch.cat(turned) if len(turned) > 1 else turned[0]
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A stock architecture: its class, its ``model_type``, what goes into ``config.json`` beside what all have, and the
-    weights that one of our parameters becomes."""
+    """A stock architecture: its class, its ``model_type``, what goes into ``config.json`` beside what all have, and
+    where it keeps one of our parameters."""
 
     name: str
     model_type: str
     config: dict[str, Any]
-    tensors: Callable[[str, torch.Tensor], Tensors]
+    place: Callable[[str], Place]
 
 
 def architecture_of(model: ModelConfig, vocab_size: int) -> Architecture:
     """The architecture that computes what the model computes. ``vocab_size``: rows of the embedding. Raises `UserError`
     where there is none."""
     settings = model.model_dump(exclude=_CARRIED_OVER)
-    settings["attention_bias"] = model.bias if model.attention_bias is None else model.attention_bias
+    settings["attention_bias"] = model.resolved_attention_bias
     gpt2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True}
     if settings == gpt2 | {"attention_bias": True, "qk_norm": False} and _heads_fill(model):
-        return Architecture("GPT2LMHeadModel", "gpt2", _gpt2_config(model, vocab_size), _gpt2_tensors)
+        return Architecture("GPT2LMHeadModel", "gpt2", _gpt2_config(model, vocab_size), _gpt2_place)
     llama_like = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
     for name, model_type, attention in (
         ("LlamaForCausalLM", "llama", {"attention_bias": False, "qk_norm": False}),
@@ -62,7 +81,7 @@ def architecture_of(model: ModelConfig, vocab_size: int) -> Architecture:
         ("Qwen3ForCausalLM", "qwen3", {"attention_bias": False, "qk_norm": True}),
     ):
         if settings == llama_like | attention:
-            return Architecture(name, model_type, _llama_config(model, vocab_size), _llama_tensors)
+            return Architecture(name, model_type, _llama_config(model, vocab_size), _llama_place)
     shown = ", ".join(f"{key}={value}" for key, value in settings.items())
     raise UserError(
         f"model: found {shown}, with {model.heads} heads of {model.resolved_head_size}, which no stock architecture of "
@@ -133,8 +152,8 @@ _LLAMA = {
 _FUSED = {"attention.qkv": "qkv", "attention.kv": "kv"}
 
 
-def _gpt2_tensors(name: str, value: torch.Tensor) -> Tensors:
-    """The weight of a ``GPT2LMHeadModel`` that a parameter becomes."""
+def _gpt2_place(name: str) -> Place:
+    """Where a ``GPT2LMHeadModel`` keeps a parameter."""
     outside = {
         "gpt.embedding.tokens.weight": "transformer.wte.weight",
         "gpt.embedding.positions.weight": "transformer.wpe.weight",
@@ -143,26 +162,26 @@ def _gpt2_tensors(name: str, value: torch.Tensor) -> Tensors:
         "head.weight": "lm_head.weight",
     }
     if name in outside:
-        return {outside[name]: value}
+        return Place((outside[name],))
     number, layer, kind = _in_block(name)
-    return {f"transformer.h.{number}.{_GPT2[layer]}.{kind}": value.T if value.dim() == 2 else value}
+    is_linear = kind == "weight" and not layer.endswith("norm")
+    return Place((f"transformer.h.{number}.{_GPT2[layer]}.{kind}",), transposed=is_linear)
 
 
-def _llama_tensors(name: str, value: torch.Tensor) -> Tensors:
-    """The weights of a ``LlamaForCausalLM`` or Qwen that a parameter becomes."""
+def _llama_place(name: str) -> Place:
+    """Where a ``LlamaForCausalLM`` or Qwen keeps a parameter."""
     outside = {
         "gpt.embedding.tokens.weight": "model.embed_tokens.weight",
         "gpt.norm.weight": "model.norm.weight",
         "head.weight": "lm_head.weight",
     }
     if name in outside:
-        return {outside[name]: value}
+        return Place((outside[name],))
     number, layer, kind = _in_block(name)
     prefix = f"model.layers.{number}"
     if layer in _FUSED:
-        parts = value.chunk(len(_FUSED[layer]))
-        return {f"{prefix}.self_attn.{each}_proj.{kind}": part for each, part in zip(_FUSED[layer], parts)}
-    return {f"{prefix}.{_LLAMA[layer]}.{kind}": value}
+        return Place(tuple(f"{prefix}.self_attn.{each}_proj.{kind}" for each in _FUSED[layer]))
+    return Place((f"{prefix}.{_LLAMA[layer]}.{kind}",))
 
 
 def _in_block(name: str) -> tuple[str, str, str]:

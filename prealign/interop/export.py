@@ -16,12 +16,11 @@ from prealign.distributed.piece_files import save_tensors
 from prealign.errors import UserError
 from prealign.evaluation.loading import FoundWeights
 from prealign.interop.architectures import Architecture, architecture_of
+from prealign.interop.hf_config import MARK
 from prealign.interop.tokenizer import check_tokenizer, write_tokenizer
 from prealign.objectives.joint import JointModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_MARK = "prealign.json"
-"""A file that only our exports have."""
 
 
 def export(
@@ -32,7 +31,7 @@ def export(
     ``run``: the run's folder. ``dtype``: of `DTYPES`. ``max_shard_bytes``: of a file of weights, which is what is held
     in memory. Raises `UserError`.
     """
-    if folder.exists() and not (folder / _MARK).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not (folder / MARK).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--out: '{folder}' is there and holds no export; choose another folder")
     architecture = architecture_of(recipe.model, recipe.padded_vocab_size)
     check_tokenizer(data.tokenizer)
@@ -76,7 +75,10 @@ def _write(
     for name in recipe.clones:
         write_tokenizer(folder / f"tokenizer_{name}", data.tokenizer, recipe.token_offset(name), recipe.model.context)
     shutil.copyfile(run / "recipe.yaml", folder / "recipe.yaml")
-    _write_json(folder / _MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data})
+    blocks = {"vocab_blocks": 1 + len(recipe.clones)}
+    _write_json(
+        folder / MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data} | blocks
+    )
     (folder / "README.md").write_text(_card(recipe, found, architecture), encoding="utf-8")
 
 
@@ -87,7 +89,7 @@ def _tensors(
         model = JointModel(recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": "sdpa"})}))
     for name, parameter in model.named_parameters():
         value = found.value(name, parameter.shape).to(dtype)
-        for hf_name, tensor in architecture.tensors(name, value).items():
+        for hf_name, tensor in architecture.place(name).split(value).items():
             yield hf_name, tensor.contiguous()
 
 
@@ -150,5 +152,5 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
 ```
 {clones}{reset}
-`recipe.yaml` is what it was trained with, in full. Text ended with the token {recipe.data.tokenizer.vocab_size - 1}.
+`recipe.yaml` is what it was trained with, in full. Text ended with the token {recipe.data.tokenizer.end_id}.
 """

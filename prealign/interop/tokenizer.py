@@ -1,6 +1,7 @@
 """Our tokenizers as Hugging Face ``tokenizer.json`` files, which give the same ids."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import regex
@@ -8,7 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from prealign.errors import UserError
-from prealign.text.tokenizer import END_OF_DOCUMENT, Tokenizer, byte_level_characters
+from prealign.text.tokenizer import Tokenizer, byte_level_characters
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, offset: int, context: int) -> None:
@@ -18,8 +19,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, offset: int, context: in
     (folder / "tokenizer.json").write_text(content, encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_DOCUMENT,
-        "eos_token": END_OF_DOCUMENT,
+        "bos_token": tokenizer.special.end,
+        "eos_token": tokenizer.special.end,
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
     }
@@ -41,7 +42,7 @@ def byte_level_tokenizer(tokenizer: Tokenizer, offset: int) -> HuggingFaceTokeni
         if token[:cut] in shown and token[cut:] in shown
     ]
     vocabulary = {shown[token]: rank + offset for token, rank in tokenizer.ranks.items()}
-    vocabulary[END_OF_DOCUMENT] = tokenizer.end_of_document + offset
+    vocabulary |= {name: token + offset for name, token in tokenizer.special.ids.items()}
     bpe = HuggingFaceTokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -50,13 +51,14 @@ def byte_level_tokenizer(tokenizer: Tokenizer, offset: int) -> HuggingFaceTokeni
         ]
     )
     bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens([AddedToken(END_OF_DOCUMENT, special=True, normalized=False)])
+    bpe.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in tokenizer.special.ids])
     return bpe
 
 
 _CUT_HERE = (
     "It's 1234567 o'clock, 12:30; isn't été THE?!?!  \n\n \tx\r\ny   \u00a0 z  ",
     "مرحبا 你好世界 3.14159 Привет—мир 😀😁 a_b-c/d\\e <tag> नमस्ते",
+    "There is nothing whatever to say of something, however interesting.",
     " \n  \n\n   1 22 333 4444 55555 ((())) ... --- 'LL 've 'Re",
 )
 """What patterns cut in different ways: digits, contractions, runs of white space and signs, scripts."""
@@ -75,4 +77,17 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
                 f"data.tokenizer.pattern: found {tokenizer.pattern!r}, which means another thing to Hugging Face "
                 f"tokenizers: a piece of {text!r} would be {other!r} instead of {cut!r}; this run cannot be exported "
                 f"with its tokenizer"
+            )
+
+
+def refuse_other_ids(tokenizer: Tokenizer, path: Path) -> None:
+    """Raise `UserError` where ``tokenizer``, read from the ``tokenizer.json`` at ``path``, does not give the ids of
+    that: its pattern may mean another thing to tiktoken."""
+    stock = HuggingFaceTokenizer.from_file(str(path))
+    for text in _CUT_HERE:
+        composed = unicodedata.normalize("NFC", text)
+        if tokenizer.encode(composed).tolist() != stock.encode(composed, add_special_tokens=False).ids:
+            raise UserError(
+                f"{path}: found the pattern {tokenizer.pattern!r}, by which tiktoken cuts {text!r} in another way; "
+                f"this tokenizer cannot be imported"
             )

@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head_size = config.resolved_head_size
-        size, bias = config.hidden_size, config.bias if config.attention_bias is None else config.attention_bias
+        size, bias = config.hidden_size, config.resolved_attention_bias
         inner, kv = config.heads * self.head_size, config.resolved_kv_heads * self.head_size
         self.grouped = inner != kv
         if self.grouped:

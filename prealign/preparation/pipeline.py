@@ -25,6 +25,7 @@ from prealign.data.contents import (
     SPLITS,
     WAYPOINTS,
     Split,
+    check_end_of_document,
     codeswitch_folder,
     document_hash,
     has_lexicon,
@@ -40,6 +41,7 @@ from prealign.lexicon.compiled import CompiledLexicon
 from prealign.lexicon.dictionaries import dictionary_files
 from prealign.preparation.alignment_table import prepare_lexicon
 from prealign.preparation.facts import prepare_facts
+from prealign.preparation.given_tokenizer import given_inputs, given_tokenizer
 from prealign.preparation.text_stores import build_stores
 from prealign.preparation.word_counts import count_words
 from prealign.processes import in_child
@@ -51,7 +53,7 @@ from prealign.stores.word_map import WordMap
 from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.clone_words import CloneWords
 from prealign.text.reading import ReadCounts, read_documents, text_files
-from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks, train_tokenizer
+from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, train_tokenizer
 
 Say = Callable[[str], None]
 
@@ -197,12 +199,7 @@ class _Preparation:
     def _tokenizer(self, text_inputs: dict[str, Any]) -> Tokenizer:
         settings = self.data.tokenizer
         if settings.ranks is not None:
-            if not settings.ranks.is_file():
-                raise UserError(f"data.tokenizer.ranks: no such file '{settings.ranks}'; expected a .tiktoken file")
-            inputs: dict[str, Any] = {
-                "ranks": self.hashes.of([settings.ranks])[0],
-                "pattern": settings.pattern or WORD_PATTERN,
-            }
+            inputs = given_inputs(settings, self.hashes)
         else:
             if settings.pattern is not None:
                 raise UserError(
@@ -215,7 +212,7 @@ class _Preparation:
 
         def build(folder: Path) -> dict[str, Any]:
             if settings.ranks is not None:
-                tokenizer = Tokenizer(read_ranks(settings.ranks), settings.pattern or WORD_PATTERN)
+                tokenizer = given_tokenizer(settings)
             else:
                 # its memory must not stay with this process and those that are forked from it
                 tokenizer = in_child(lambda: train_tokenizer(self._training_text(), settings.vocab_size))
@@ -228,6 +225,7 @@ class _Preparation:
                 f"data.tokenizer.vocab_size: found {settings.vocab_size}; '{settings.ranks}' has "
                 f"{artefact.facts['vocab_size']} with end-of-document; set vocab_size to that"
             )
+        check_end_of_document(self.recipe, artefact.folder)
         return Tokenizer.load(artefact.folder)
 
     def _training_text(self) -> Iterator[str]:
@@ -336,6 +334,7 @@ class _Preparation:
             return facts | self._met(origin, counts)
 
         store = self._ensure(name, "token store", inputs, build, resumable=True)
+        self._say_unmatched(name, store)
         heldout = min(store.facts[f"{part}_tokens"] for part in HELDOUT)
         if heldout < _FEW_SAMPLES * self.recipe.model.context:
             self.say(
@@ -343,6 +342,16 @@ class _Preparation:
                 f"few to measure on; a data.heldout_fraction above {self.data.heldout_fraction:g} gives more"
             )
         return store
+
+    def _say_unmatched(self, name: str, store: Artefact) -> None:
+        """Words that a foreign pre-tokenizer joins with what stands beside them."""
+        joined = store.facts["words_without_token_boundary"]
+        words = joined + sum(store.facts[f"{split}_words"] for split in SPLITS)
+        if joined:
+            self.say(
+                f"note: languages.{name}: {joined:,} of {words:,} words ({100 * joined / words:.2g} %) have no token "
+                f"boundary at both edges with this pattern; they are neither aligned nor switched"
+            )
 
     def _store_inputs(self, words: Artefact | None) -> dict[str, Any]:
         """What a store depends on beside its text: the splits, and what only some recipes have."""

@@ -54,12 +54,12 @@ def _check_store(data: PreparedData, name: str, artefact: Artefact, split: str) 
     store = TokenStore(artefact.folder / split)
     words = WordMap(artefact.folder / f"{split}.words")
     block, shift = data.recipe.data.tokenizer.vocab_size, data.recipe.token_offset(name)
-    end_of_document = shift + block - 1
+    last, end_of_document = shift + block - 1, shift + data.tokenizer.end_of_document
 
     def check(chunk: tuple[int, int]) -> tuple[int, int, int, int]:
         tokens, starts, _, ordinal = words_of_chunk(store, words, *chunk)
         tokens = tokens[: chunk[1] - chunk[0]]
-        outside = np.count_nonzero((tokens < shift) | (tokens > end_of_document))
+        outside = np.count_nonzero((tokens < shift) | (tokens > last))
         return int(outside), int(np.count_nonzero(tokens == end_of_document)), len(starts), ordinal
 
     outside = ends = seen = 0
@@ -69,7 +69,7 @@ def _check_store(data: PreparedData, name: str, artefact: Artefact, split: str) 
             _expect(artefact, f"{split}.words: words before a chunk", ordinal, seen)
         seen += count
     facts = artefact.facts
-    _expect(artefact, f"{split}.bin: token ids outside {shift}..{end_of_document}", outside, 0)
+    _expect(artefact, f"{split}.bin: token ids outside {shift}..{last}", outside, 0)
     _expect(artefact, f"{split}.bin: tokens", len(store), facts[f"{split}_tokens"])
     _expect(artefact, f"{split}.bin: end-of-document tokens", ends, facts[f"{split}_documents"])
     _expect(artefact, f"{split}.idx: documents", store.documents, facts[f"{split}_documents"])
@@ -81,9 +81,9 @@ def _check_store(data: PreparedData, name: str, artefact: Artefact, split: str) 
     )
     elsewhere = 0
     for shard in store.parts:
-        last = np.cumsum(shard.lengths, dtype=np.int64) - 1
-        for first in range(0, len(last), _DOCUMENTS):
-            elsewhere += int((shard.tokens[last[first : first + _DOCUMENTS]] != end_of_document).sum())
+        ends_at = np.cumsum(shard.lengths, dtype=np.int64) - 1
+        for first in range(0, len(ends_at), _DOCUMENTS):
+            elsewhere += int((shard.tokens[ends_at[first : first + _DOCUMENTS]] != end_of_document).sum())
             store.release()
     _expect(artefact, f"{split}.idx: documents that end elsewhere", elsewhere, 0)
     _expect(artefact, f"{split}.words: tokens", words.tokens, len(store))

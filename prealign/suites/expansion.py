@@ -16,6 +16,7 @@ _NO_MATTER = ("name", "data.dir")
 _NEW = {
     "align.coverage": "null",
     "align.global_batch_size": "null",
+    "data.tokenizer.end_of_document": "null",
     "model.attention_bias": "null",
     "model.bias": "true",
     "model.ffn_size": "null",

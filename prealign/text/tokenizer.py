@@ -5,7 +5,8 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,8 @@ END_OF_DOCUMENT = "<|endoftext|>"
 WORD_PATTERN = r" ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """A run of letters and marks is a piece of its own, so a token boundary stands at every edge of every word; the space
 before a word belongs to the word's first token."""
+
+SPECIAL_TOKENS = "special_tokens.json"
 
 LONGEST_WHITESPACE = 10_000
 """tiktoken's regular expression engine runs out of stack on whitespace runs of several hundred thousand characters;
@@ -36,17 +39,39 @@ _LONG_PIECE = regex.compile(
 _WHITESPACE_RUN = re.compile(rf"\s{{{LONGEST_WHITESPACE}}}")
 
 
-class Tokenizer:
-    """tiktoken ranks with one special token, end-of-document, as the last id.
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids that no text encodes to, by name, and the name of the one that ends a document."""
 
-    ``ranks`` maps token bytes to ids 0..n-1, single bytes included; ``pattern`` is the pre-tokenizer's expression.
+    ids: dict[str, int]
+    end: str
+
+    @classmethod
+    def behind(cls, ranks: dict[bytes, int]) -> "SpecialTokens":
+        """Of a tokenizer of ours: end-of-document alone, behind all others."""
+        return cls({END_OF_DOCUMENT: len(ranks)}, END_OF_DOCUMENT)
+
+    def to_json(self) -> str:
+        """What `read_special_tokens` reads."""
+        return json.dumps({"end_of_document": self.end, "ids": self.ids}, indent=1, ensure_ascii=False) + "\n"
+
+
+class Tokenizer:
+    """tiktoken ranks and special tokens.
+
+    ``ranks`` maps token bytes to ids, single bytes included; ``pattern`` is the pre-tokenizer's expression. ``special``
+    has the ids that ranks leave of 0..n-1; by default it is end-of-document alone, as the last id.
     """
 
-    def __init__(self, ranks: dict[bytes, int], pattern: str = WORD_PATTERN) -> None:
+    def __init__(
+        self, ranks: dict[bytes, int], pattern: str = WORD_PATTERN, special: SpecialTokens | None = None
+    ) -> None:
         self.ranks = ranks
         self.pattern = pattern
-        self.end_of_document = len(ranks)
-        self.vocab_size = len(ranks) + 1
+        self.special = special if special is not None else SpecialTokens.behind(ranks)
+        self.end_of_document = self.special.ids[self.special.end]
+        self.vocab_size = len(ranks) + len(self.special.ids)
+        self._names = {token: name for name, token in self.special.ids.items()}
         try:
             self._encoding = tiktoken.Encoding("prealign", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         except ValueError as error:
@@ -55,7 +80,7 @@ class Tokenizer:
                 f"data.tokenizer.pattern: found {pattern!r}, which is not a regular expression ({reason}); mend it"
             ) from None
         self.token_lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        """Bytes of text per token id; end-of-document has none."""
+        """Bytes of text per token id; special tokens have none."""
         for token, rank in ranks.items():
             self.token_lengths[rank] = len(token)
 
@@ -96,44 +121,76 @@ class Tokenizer:
         return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
-        """Text of token ids; end-of-document is shown by name, partial characters as U+FFFD."""
+        """Text of token ids; special tokens are shown by name, partial characters as U+FFFD."""
         parts = []
         run: list[int] = []
-        for token in [*map(int, ids), self.end_of_document]:
-            if token != self.end_of_document:
+        for token in map(int, ids):
+            if token not in self._names:
                 run.append(token)
                 continue
-            parts.append(self._encoding.decode(run))
+            parts += [self._encoding.decode(run), self._names[token]]
             run = []
-        return END_OF_DOCUMENT.join(parts)
+        return "".join([*parts, self._encoding.decode(run)])
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of a token, maybe a part of a character; end-of-document has none."""
-        return b"" if token == self.end_of_document else self._encoding.decode_single_token_bytes(token)
+        """The bytes of a token, maybe a part of a character; special tokens have none."""
+        return b"" if token in self._names else self._encoding.decode_single_token_bytes(token)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over ranks and pattern."""
+        """SHA-256 over ranks and pattern, and special tokens where there are others than ours."""
         digest = hashlib.sha256(self.pattern.encode())
         for token, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
             digest.update(b"%d:%d:%b" % (rank, len(token), token))
+        if self._has_special_tokens_of_its_own:
+            digest.update(self.special.to_json().encode())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write ``ranks.tiktoken`` and ``pattern.txt``."""
+        """Write ``ranks.tiktoken``, ``pattern.txt`` and, where there are others than ours, ``special_tokens.json``."""
         lines = [b"%b %d" % (base64.b64encode(token), rank) for token, rank in self.ranks.items()]
         (folder / "ranks.tiktoken").write_bytes(b"\n".join(lines) + b"\n")
         (folder / "pattern.txt").write_text(self.pattern, encoding="utf-8")
+        if self._has_special_tokens_of_its_own:
+            (folder / SPECIAL_TOKENS).write_text(self.special.to_json(), encoding="utf-8")
+
+    @property
+    def _has_special_tokens_of_its_own(self) -> bool:
+        return self.special != SpecialTokens.behind(self.ranks)
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
-        """Read what `save` wrote."""
-        pattern = (folder / "pattern.txt").read_text(encoding="utf-8")
-        return cls(read_ranks(folder / "ranks.tiktoken"), pattern)
+    def load(cls, folder: Path, pattern: str | None = None) -> "Tokenizer":
+        """Read what `save` wrote; ``pattern`` takes the place of the one there. Raises `UserError`."""
+        special = read_special_tokens(folder / SPECIAL_TOKENS)
+        ranks = read_ranks(folder / "ranks.tiktoken", special.ids.values() if special is not None else ())
+        if pattern is None:
+            try:
+                pattern = (folder / "pattern.txt").read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{folder / 'pattern.txt'}: cannot be read ({error}); expected a pattern") from None
+        return cls(ranks, pattern, special)
 
 
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """A `.tiktoken` file: one ``base64(token) rank`` a line, ranks 0..n-1, every single byte present."""
+def read_special_tokens(path: Path) -> SpecialTokens | None:
+    """What `Tokenizer.save` wrote; None where there is no such file. Raises `UserError`."""
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        special = SpecialTokens(
+            {str(name): int(token) for name, token in values["ids"].items()}, values["end_of_document"]
+        )
+        special.ids[special.end]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: not a list of special tokens; expected {{end_of_document: NAME, ids: {{NAME: ID, ...}}}}"
+        ) from None
+    return special
+
+
+def read_ranks(path: Path, others: Collection[int] = ()) -> dict[bytes, int]:
+    """A `.tiktoken` file: one ``base64(token) rank`` a line, every single byte present; ranks are 0..n-1 without
+    ``others``, the ids of special tokens."""
     ranks: dict[bytes, int] = {}
     try:
         lines = path.read_bytes().splitlines()
@@ -147,8 +204,12 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError:
             raise UserError(f"{path}, line {number}: found {line[:60]!r}; expected 'base64(token) rank'") from None
-    if sorted(ranks.values()) != list(range(len(ranks))):
-        raise UserError(f"{path}: ranks are not 0..{len(ranks) - 1} without gaps; expected a complete .tiktoken file")
+    total = len(ranks) + len(others)
+    if sorted([*ranks.values(), *others]) != list(range(total)):
+        beside = " beside special tokens" if others else ""
+        raise UserError(
+            f"{path}: ranks are not 0..{total - 1}{beside} without gaps; expected a complete .tiktoken file"
+        )
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise UserError(f"{path}: {len(missing)} single bytes have no rank (first: {missing[0]}); expected all 256")

@@ -14,7 +14,7 @@ from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
-from prealign.training.run import pretrain_start
+from prealign.training.run import first_weights, pretrain_start
 from prealign.training.space import check_space
 from prealign.training.words import with_words_per_step, word_batches, word_tokens
 
@@ -33,6 +33,9 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
         _say_step(stage_of(recipe, name, groups), groups, ranks, say)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
+    if recipe.model.imported_from is not None and recipe.pretrain.init_from is None:
+        first_weights(recipe, data)
+        say(f"weights: {recipe.model.imported_from} has the shapes and token ids of the recipe")
     if recipe.aligns:
         plan = align_plan(recipe)
         words = _say_plan(align_stage(recipe), data, plan, say)

@@ -18,6 +18,8 @@ from prealign.distributed.weights import Weights, read_state
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.files import write_atomically
+from prealign.interop.hf_tokenizer import check_ranks
+from prealign.interop.hf_weights import HuggingFaceWeights
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
@@ -121,7 +123,7 @@ def run_stages(
 def _start(stage: Stage, recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Account, StagePlan]:
     """What a stage starts from: weights, what the run has consumed before it, and its plan."""
     if stage.name == "align":
-        return _fresh(recipe), Account.empty(recipe), align_plan(recipe)
+        return first_weights(recipe, data), Account.empty(recipe), align_plan(recipe)
     initial, consumed = pretrain_start(recipe, data)
     return initial, consumed, pretrain_plan(recipe, consumed)
 
@@ -149,7 +151,7 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
     elif recipe.pretrain.init_from is not None:
         origin = recipe.pretrain.init_from
     else:
-        return _fresh(recipe), Account.empty(recipe)
+        return first_weights(recipe, data), Account.empty(recipe)
     folder = origin / "align" / "weights"
     state = read_state(folder)
     if state is None:
@@ -166,7 +168,14 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
     return Weights(folder).value, Account(state["text"], state["words"], state["steps"], state.get("targets", {}))
 
 
-def _fresh(recipe: Recipe) -> InitialValue:
+def first_weights(recipe: Recipe, data: PreparedData) -> InitialValue:
+    """What a run starts from: random weights, or those of a checkpoint (`model.init`). Raises `UserError` where that is
+    not of the recipe's model, or of the data's tokenizer."""
+    folder = recipe.model.imported_from
+    if folder is not None:
+        check_ranks(folder, data.tokenizer)
+        return HuggingFaceWeights(folder, recipe).value
+
     def value(name: str, shape: torch.Size) -> torch.Tensor:
         return initial_value(name, shape, recipe)
 

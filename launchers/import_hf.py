@@ -1,0 +1,36 @@
+"""Make a Hugging Face checkpoint ready to be aligned and trained on: print the keys of a recipe that fit it, and with
+--out write them as a file for a recipe's `base`, with its tokenizer.
+
+    python launchers/import_hf.py models/Qwen2.5-0.5B
+    python launchers/import_hf.py models/Qwen2.5-0.5B --out imported/qwen
+
+GPT-2, Llama, Qwen2 and Qwen3, with safetensors; byte-level BPE. Weights stay where they are: training reads them from
+there when it begins.
+"""
+
+import argparse
+
+from prealign.config.paths import path_argument
+from prealign.errors import run
+from prealign.interop.importing import RECIPE, read_import, write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a Hugging Face checkpoint ready for a recipe.")
+    parser.add_argument("folder", type=path_argument, help="folder with config.json, safetensors and tokenizer.json")
+    parser.add_argument("--out", type=path_argument, help="folder to write; an import there is replaced")
+    parser.add_argument("--end-of-document", metavar="NAME", help="special token that ends a document")
+    arguments = parser.parse_args()
+
+    found = read_import(arguments.folder, arguments.end_of_document)
+    if arguments.out is None:
+        print(found.recipe(), end="")
+        return
+    write(found, arguments.out)
+    print(f"written: {arguments.out / RECIPE}; a recipe takes it by base: [..., {arguments.out.resolve() / RECIPE}]")
+    if found.tokenizer is None:
+        print(f"note: {arguments.folder} has no tokenizer.json; give data.tokenizer.ranks yourself")
+
+
+if __name__ == "__main__":
+    run(main)
