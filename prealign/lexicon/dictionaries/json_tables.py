@@ -56,8 +56,8 @@ def is_record(value: Any) -> bool:
 
 
 def _record(record: Any, source_codes: list[str], codes: set[str]) -> Iterator[tuple[str, str, str, int]]:
-    if (translations := _by_language(record, source_codes, codes)) is not None:
-        for word, code, words in translations:
+    if (by_language := _by_language(record, source_codes, codes)) is not None:
+        for word, code, words in by_language:
             yield from _rows(word, words, code)
         return
     match record:
