@@ -19,6 +19,7 @@ from prealign.distributed.world import running_world
 from prealign.errors import run
 from prealign.evaluation.while_training import WhileTraining
 from prealign.objectives.terms import Objective
+from prealign.reports.run_page import run_page
 from prealign.training.check import check
 from prealign.training.run import run_stages
 from prealign.training.signals import StopRequests
@@ -57,18 +58,19 @@ def main(hooks: Sequence[Hook] = (), objectives: Sequence[Objective] = ()) -> No
             stop.check()
 
         evaluate = WhileTraining(recipe, data, world)
-        run_stages(
-            recipe,
-            world,
-            data,
-            evaluate,
-            print,
-            only=arguments.stage,
-            stop_after=arguments.stop_after,
-            safe_point=safe_point,
-            hooks=hooks,
-            objectives=objectives,
-        )
+        with run_page(recipe.folder, data, world, print) as write_page_if_due:
+            run_stages(
+                recipe,
+                world,
+                data,
+                evaluate,
+                print,
+                only=arguments.stage,
+                stop_after=arguments.stop_after,
+                safe_point=safe_point,
+                hooks=(write_page_if_due, *hooks),
+                objectives=objectives,
+            )
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ class StageRun:
         if context.log is not None:
             at = self.progress.step if found is not None else -1
             context.log.cut(stage.name, at, self.progress.evaluated == self.progress.step)
-            context.log.start(stage.name, self.progress.step, world.world_size, device_name(world.device))
+            context.log.start(stage.name, self.step, plan.steps, world.world_size, device_name(world.device))
         display = self.display  # the guard does not hold this object, which holds it
         self.guard = AnomalyGuard(
             self.recipe,
