@@ -7,20 +7,21 @@ One file without requests, for a browser of any width: losses, alignment by laye
 samples. launchers/compare.py sets several runs beside each other.
 """
 
-import argparse
-
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
-from prealign.data.prepared import open_data
 from prealign.errors import run
-from prealign.evaluation.loading import recipe_of_run
-from prealign.reports.run_page import write_page_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a run's page.")
+    parser = command_line(__doc__)
     parser.add_argument("--run", type=path_argument, required=True, help="run folder")
     parser.add_argument("overrides", nargs="*", help="data.dir=... where the data is elsewhere now")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.data.prepared import open_data
+    from prealign.evaluation.loading import recipe_of_run
+    from prealign.reports.run_page import write_page_of
+
     path = write_page_of(arguments.run, lambda: open_data(recipe_of_run(arguments.run, arguments.overrides)))
     print(f"page: {path}")
 
