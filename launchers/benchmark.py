@@ -18,19 +18,16 @@ from rich.console import Console
 from rich.table import Table
 
 from prealign.config import Recipe, load_recipe
+from prealign.config.command_line import command_line
 from prealign.config.loading import validate
 from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES, stage_of
-from prealign.data.prepared import open_data
-from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
 from prealign.files import write_atomically
-from prealign.training.benchmark import PARTS, benchmark
-from prealign.training.words import with_words_per_step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure training steps.")
+    parser = command_line(__doc__)
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--data", choices=["synthetic", "real"], default="synthetic")
     parser.add_argument("--stage", choices=STAGES, action="append", help="measure this stage alone")
@@ -43,6 +40,11 @@ def main() -> None:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.data.prepared import open_data
+    from prealign.distributed.world import running_world
+    from prealign.training.benchmark import benchmark
+    from prealign.training.words import with_words_per_step
 
     recipe = load_recipe(arguments.config, arguments.overrides)
     with running_world(recipe.parallel.tensor_parallel_size, recipe.parallel.sequence_parallel_size) as world:
@@ -75,6 +77,8 @@ def _with_accumulation(recipe: Recipe, passes: int) -> Recipe:
 
 def show(record: dict[str, Any]) -> None:
     """Print a record as a table; what is not known is N/A."""
+    from prealign.training.benchmark import PARTS
+
     title = (
         f"{record['recipe']}: {record['parameters'] / 1e6:,.0f}M parameters on {record['ranks']} x {record['device']}"
     )

@@ -8,28 +8,30 @@ All in one run, on one core for the loader and on all cores for the preparation;
 time. Megatron's part needs ``pip install --no-deps megatron-core``.
 """
 
-import argparse
 import json
 import platform
 
-import torch
-
 from prealign.config import load_recipe
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
-from prealign.data.prepared import open_data
 from prealign.errors import UserError, run
 from prealign.files import write_atomically
-from prealign.preparation.benchmark import measure_loading, measure_preparation
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the data path.")
+    parser = command_line(__doc__)
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--megabytes", type=float, default=32.0, help="text to prepare")
     parser.add_argument("--samples", type=int, default=2048, help="sequences to read")
     parser.add_argument("--json", type=path_argument, help="write the record here")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
+
+    import torch
+
+    from prealign.data.prepared import open_data
+    from prealign.preparation.benchmark import measure_loading, measure_preparation
+
     torch.set_num_threads(1)
     recipe = load_recipe(arguments.config, arguments.overrides)
     data = open_data(recipe)

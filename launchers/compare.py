@@ -6,22 +6,23 @@ Runs of one label (other seeds) are averaged. The first label is the baseline; w
 over the seeds that both have, at least two.
 """
 
-import argparse
-
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
 from prealign.errors import run
-from prealign.reports.comparison import compare
-from prealign.reports.runs import read_run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare finished runs.")
+    parser = command_line(__doc__)
     parser.add_argument(
         "--out", type=path_argument, required=True, help="folder for index.html, figure.png and results.json"
     )
     parser.add_argument("--title", default="Comparison of runs")
     parser.add_argument("runs", nargs="+", help="run folders, or LABEL=FOLDER")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.reports.comparison import compare
+    from prealign.reports.runs import read_run
+
     for line in compare([read_run(argument) for argument in arguments.runs], arguments.out, arguments.title):
         print(line)
     print(f"\npage: {arguments.out / 'index.html'}   figure: {arguments.out / 'figure.png'}")

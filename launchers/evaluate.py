@@ -14,24 +14,21 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES
 from prealign.data.contents import HELDOUT
-from prealign.data.prepared import open_data
-from prealign.distributed.world import running_world
 from prealign.errors import UserError, run
-from prealign.evaluation.loading import check_data, find_weights, load_model, recipe_of_run
-from prealign.evaluation.measuring import METRICS, Subject, measure
+from prealign.evaluation.names import MEASUREMENTS
 from prealign.evaluation.results import results_path, write_results
 from prealign.evaluation.table import rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure a checkpoint.")
+    parser = command_line(__doc__)
     parser.add_argument(
         "--run", "--run-dir", type=path_argument, required=True, help="run folder; under torchrun, --run-dir"
     )
@@ -39,12 +36,19 @@ def main() -> None:
     parser.add_argument("--stage", choices=STAGES, help="the last one that has weights by default")
     parser.add_argument("--split", choices=HELDOUT, default="test", help="held-out text (default: test)")
     parser.add_argument("--out", type=path_argument, help="folder for the results (default: RUN/evaluation)")
-    parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(METRICS)}")
+    parser.add_argument("--only", help=f"measurements, separated by commas, of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="evaluation.key=value and other changes of the run's recipe")
     arguments = parser.parse_intermixed_args()
-
     names = _names(arguments.only)
+
+    import torch
+
+    from prealign.data.prepared import open_data
+    from prealign.distributed.world import running_world
+    from prealign.evaluation.loading import check_data, find_weights, load_model, recipe_of_run
+    from prealign.evaluation.measuring import Subject, measure
+
     recipe = recipe_of_run(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)
     data = open_data(recipe, arguments.split)
@@ -81,12 +85,12 @@ def main() -> None:
 
 
 def _names(only: str | None) -> list[str]:
-    names = list(METRICS) if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    names = list(MEASUREMENTS) if only is None else [name.strip() for name in only.split(",") if name.strip()]
     for name in names:
-        if name not in METRICS:
-            raise UserError(f"--only: found '{name}'; expected names of {list(METRICS)}, separated by commas")
+        if name not in MEASUREMENTS:
+            raise UserError(f"--only: found '{name}'; expected names of {list(MEASUREMENTS)}, separated by commas")
     if not names:
-        raise UserError(f"--only: found no name; expected names of {list(METRICS)}, separated by commas")
+        raise UserError(f"--only: found no name; expected names of {list(MEASUREMENTS)}, separated by commas")
     return names
 
 

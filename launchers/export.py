@@ -7,26 +7,26 @@ GPT-2's settings become a GPT2LMHeadModel, Llama's a LlamaForCausalLM, and with 
 Qwen2ForCausalLM or Qwen3ForCausalLM. Any layout of ranks is read, tensor by tensor.
 """
 
-import argparse
-
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES
-from prealign.data.prepared import open_data
 from prealign.errors import run
-from prealign.evaluation.loading import check_data, find_weights, recipe_of_run
-from prealign.interop.export import DTYPES, export
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Export a trained model.")
+    parser = command_line(__doc__)
     parser.add_argument("--run", type=path_argument, required=True, help="run folder")
     parser.add_argument("--out", type=path_argument, required=True, help="folder to write; an export there is replaced")
     parser.add_argument("--step", type=int, help="step of the stage; its end, or its newest checkpoint, by default")
     parser.add_argument("--stage", choices=STAGES, help="the last one that has weights by default")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the weights (default: fp32)")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of the weights (default: fp32)")
     parser.add_argument("--shard-gb", type=float, default=4.0, help="most GB of a file of weights (default: 4)")
     parser.add_argument("overrides", nargs="*", help="data.dir=... where the data is elsewhere now")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.data.prepared import open_data
+    from prealign.evaluation.loading import check_data, find_weights, recipe_of_run
+    from prealign.interop.export import export
 
     recipe = recipe_of_run(arguments.run, arguments.overrides)
     found = find_weights(arguments.run, arguments.stage, arguments.step)

@@ -22,8 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from prealign.config.command_line import command_line
 from prealign.errors import UserError, run
 from prealign.files import write_atomically
 
@@ -73,7 +72,7 @@ def checks(out: Path) -> list[Check]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Check and measure a CUDA device.")
+    parser = command_line(__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="folder for records and logs")
     parser.add_argument("--part", action="append", choices=["kernels", "step", "run"], help="this part alone")
     parser.add_argument("--only", action="append", metavar="CHECK", help="this check alone (names: --list)")
@@ -94,6 +93,8 @@ def main() -> None:
         for check in chosen:
             print(f"{check.part:8} {check.name:14} at most {check.limit:3} s  {' '.join(check.command[1:])}")
         return
+    import torch
+
     if not torch.cuda.is_available():
         raise UserError("gpu_check: found no CUDA device; expected one that torch can use (nvidia-smi, CUDA build)")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,8 @@ class Record:
     """What is known so far, written after every check."""
 
     def __init__(self, out: Path, command: list[str]) -> None:
+        import torch
+
         self.out, self.began = out, time.monotonic()
         self.values: dict[str, Any] = {
             "device": torch.cuda.get_device_name(),

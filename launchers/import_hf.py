@@ -8,19 +8,19 @@ GPT-2, Llama, Qwen2 and Qwen3, with safetensors; byte-level BPE. Weights stay wh
 there when it begins.
 """
 
-import argparse
-
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
 from prealign.errors import run
-from prealign.interop.importing import RECIPE, read_import, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a Hugging Face checkpoint ready for a recipe.")
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=path_argument, help="folder with config.json, safetensors and tokenizer.json")
     parser.add_argument("--out", type=path_argument, help="folder to write; an import there is replaced")
     parser.add_argument("--end-of-document", metavar="NAME", help="special token that ends a document")
     arguments = parser.parse_args()
+
+    from prealign.interop.importing import RECIPE, read_import, write
 
     found = read_import(arguments.folder, arguments.end_of_document)
     if arguments.out is None:

@@ -10,21 +10,14 @@ Running it again rebuilds only what changed; a run that was killed goes on where
 much of the source text the alignment table covers; the same, with examples, is in DATA_DIR/coverage/coverage.json.
 """
 
-import argparse
-
 from prealign.config import load_recipe
+from prealign.config.command_line import command_line
 from prealign.config.paths import positive
-from prealign.data.contents import has_lexicon
-from prealign.data.inspecting import inspect
-from prealign.data.prepared import open_data
 from prealign.errors import run
-from prealign.lexicon.coverage import coverage_lines
-from prealign.preparation.pipeline import prepare
-from prealign.preparation.verifying import verify_data
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Prepare the data of a recipe.")
+    parser = command_line(__doc__)
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument(
         "--verify", action="store_true", help="prepare nothing; check every byte and invariant of what is there"
@@ -40,6 +33,14 @@ def main() -> None:
     parser.add_argument("--language", help="with --inspect: N words replaced by words of this language")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.data.contents import has_lexicon
+    from prealign.data.inspecting import inspect
+    from prealign.data.prepared import open_data
+    from prealign.lexicon.coverage import coverage_lines
+    from prealign.preparation.pipeline import prepare
+    from prealign.preparation.verifying import verify_data
+
     recipe = load_recipe(arguments.config, arguments.overrides)
     if arguments.language is not None and arguments.inspect is None:
         parser.error("--language: goes with --inspect; without it every language of the recipe is prepared")

@@ -1,8 +1,8 @@
 """Train a recipe: its stages in order (align, pretrain), each going on from its last checkpoint.
 
-deepspeed --num_accelerators 2 launchers/pretrain.py --config configs/enclone_demo.yaml
-python launchers/pretrain.py --config configs/enclone_demo.yaml stages=[pretrain] codeswitch.ratio=0 name=joint
-python launchers/pretrain.py --config configs/enclone_demo.yaml --check
+    deepspeed --num_accelerators 2 launchers/pretrain.py --config configs/enclone_demo.yaml
+    python launchers/pretrain.py --config configs/enclone_demo.yaml 'stages=[pretrain]' codeswitch.ratio=0 name=joint
+    python launchers/pretrain.py --config configs/enclone_demo.yaml --check
 
 SIGTERM, SIGUSR1 and SIGINT, to any rank, stop a run at the next forward pass with a checkpoint and exit code 75; a
 user's mistake ends with 2, anything else that fails with 1.
@@ -10,26 +10,23 @@ user's mistake ends with 2, anything else that fails with 1.
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prealign.config import load_recipe
+from prealign.config.command_line import command_line
 from prealign.config.paths import positive
 from prealign.config.stage import STAGES
-from prealign.data.prepared import open_data
-from prealign.distributed.world import running_world
 from prealign.errors import run
-from prealign.evaluation.while_training import WhileTraining
-from prealign.objectives.terms import Objective
-from prealign.training.check import check
-from prealign.training.run import run_stages
-from prealign.training.signals import StopRequests
-from prealign.training.stage import Hook
-from prealign.training.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from prealign.objectives.terms import Objective
+    from prealign.training.stage import Hook
 
 
-def main(hooks: Sequence[Hook] = (), objectives: Sequence[Objective] = ()) -> None:
+def main(hooks: "Sequence[Hook]" = (), objectives: "Sequence[Objective]" = ()) -> None:
     """``hooks`` are called after every step, on all ranks; ``objectives`` are terms of the loss beside the two of the
     paper."""
-    parser = argparse.ArgumentParser(description="Train a recipe.")
+    parser = command_line(__doc__)
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--stage", choices=STAGES, help="run this stage alone")
     parser.add_argument(
@@ -40,6 +37,15 @@ def main(hooks: Sequence[Hook] = (), objectives: Sequence[Objective] = ()) -> No
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.data.prepared import open_data
+    from prealign.distributed.world import running_world
+    from prealign.evaluation.while_training import WhileTraining
+    from prealign.reports.run_page import run_page
+    from prealign.training.check import check
+    from prealign.training.run import run_stages
+    from prealign.training.signals import StopRequests
+    from prealign.training.watchdog import Watchdog
 
     recipe = load_recipe(arguments.config, arguments.overrides)
     data = open_data(recipe)
@@ -57,18 +63,19 @@ def main(hooks: Sequence[Hook] = (), objectives: Sequence[Objective] = ()) -> No
             stop.check()
 
         evaluate = WhileTraining(recipe, data, world)
-        run_stages(
-            recipe,
-            world,
-            data,
-            evaluate,
-            print,
-            only=arguments.stage,
-            stop_after=arguments.stop_after,
-            safe_point=safe_point,
-            hooks=hooks,
-            objectives=objectives,
-        )
+        with run_page(recipe.folder, data, world, print) as write_page_if_due:
+            run_stages(
+                recipe,
+                world,
+                data,
+                evaluate,
+                print,
+                only=arguments.stage,
+                stop_after=arguments.stop_after,
+                safe_point=safe_point,
+                hooks=(write_page_if_due, *hooks),
+                objectives=objectives,
+            )
 
 
 if __name__ == "__main__":

@@ -11,33 +11,36 @@ page beside them. SIGTERM, SIGUSR1 and SIGINT stop the current run with a checkp
 75; a run that failed leaves the others alone and ends in exit code 1.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
 from prealign.errors import Interrupted, UserError, run
-from prealign.suites.execution import claimed, execute
-from prealign.suites.expansion import expand
-from prealign.suites.launching import Processes, default_launcher
-from prealign.suites.listing import plan_lines
-from prealign.suites.page import write_page
 from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Reproduce tables and figures of the paper.")
+    parser = command_line(__doc__)
     parser.add_argument("names", nargs="+", metavar="SUITE", help=f"{', '.join(suite_names())}, all, or a file")
     parser.add_argument("overrides", nargs="*", help="key.sub=value: changes of every base recipe")
     parser.add_argument("--scale", choices=SCALES, default="demo")
     parser.add_argument(
         "--results", type=path_argument, default=Path("runs/suites"), help="folder for runs, results and pages"
     )
-    parser.add_argument("--launcher", default=default_launcher(), help="what starts processes (default: %(default)s)")
+    parser.add_argument(
+        "--launcher", help="what starts processes (default: deepspeed; without a GPU, with --num_accelerators 2)"
+    )
     parser.add_argument("--list", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--page", action="store_true", help="write the page of what is there, run nothing")
     parser.add_argument("--max-minutes", type=float, metavar="N", help="start no new run after N minutes")
     arguments = parser.parse_intermixed_args()
+
+    from prealign.suites.execution import claimed, execute
+    from prealign.suites.expansion import expand
+    from prealign.suites.launching import Processes, default_launcher
+    from prealign.suites.listing import plan_lines
+    from prealign.suites.page import write_page
 
     words = [*arguments.names, *arguments.overrides]
     overrides = [word for word in words if "=" in word]
@@ -56,7 +59,8 @@ def main() -> None:
     waiting: list[str] = []
     try:
         if not arguments.page:
-            with claimed(plan.folder), Processes(arguments.launcher, Path(__file__).parent) as processes:
+            launcher = arguments.launcher if arguments.launcher is not None else default_launcher()
+            with claimed(plan.folder), Processes(launcher, Path(__file__).parent) as processes:
                 outcome = execute(plan, processes, arguments.max_minutes, _say)
                 failed, waiting = outcome.failed, outcome.not_started
     except Interrupted:

@@ -1,4 +1,4 @@
-"""Translate the source words of prepared text with an LLM behind any OpenAI-compatible endpoint.
+r"""Translate the source words of prepared text with an LLM behind any OpenAI-compatible endpoint.
 
     python launchers/translate.py --config mine.yaml --dry-run
     OPENAI_API_KEY=... python launchers/translate.py --config mine.yaml
@@ -13,28 +13,30 @@ have no answer: ``failed.tsv`` says why, the same command asks for them again; 1
 the replies under way were recorded (a second signal does not wait for them).
 """
 
-import argparse
 import os
 import signal
 import sys
 import threading
 
 from prealign.config import load_recipe
+from prealign.config.command_line import command_line
 from prealign.errors import run
-from prealign.preparation.translation import WordTranslation
 
 INCOMPLETE_EXIT_CODE = 3
 STOPPED_EXIT_CODE = 130
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Translate the source words of a recipe with an LLM.")
+    parser = command_line(__doc__)
     parser.add_argument("--config", required=True, help="recipe file, or its name in configs/")
     parser.add_argument("--languages", nargs="+", help="translate into these alone")
     parser.add_argument("--limit", type=int, metavar="N", help="the N most frequent words alone")
     parser.add_argument("--dry-run", action="store_true", help="print requests, tokens and cost; send nothing")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments, overrides = parser.parse_intermixed_args(), []
+
+    from prealign.preparation.translation import WordTranslation
+
     languages = arguments.languages
     if languages is not None:  # takes what follows, overrides too
         overrides = [value for value in languages if "=" in value]

@@ -14,6 +14,7 @@ def _run(launcher: str) -> None:
 prepare = partial(_run, "prepare")
 pretrain = partial(_run, "pretrain")
 evaluate = partial(_run, "evaluate")
+report = partial(_run, "report")
 compare = partial(_run, "compare")
 reproduce = partial(_run, "reproduce")
 translate = partial(_run, "translate")

@@ -13,6 +13,14 @@ USER_ERROR_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 75
 """The run was asked to stop (SIGTERM, SIGUSR1, SIGINT), has saved a checkpoint and goes on when started again; 75 is
 sysexits' EX_TEMPFAIL."""
+EXIT_CODES = {
+    0: "done",
+    1: "a fault, with a traceback or one line, or a run of several that failed",
+    USER_ERROR_EXIT_CODE: "a mistake in a recipe, a file or the command line, in one line",
+    INTERRUPTED_EXIT_CODE: "stopped by SIGTERM, SIGUSR1 or SIGINT with a checkpoint; the same command goes on",
+    130: "stopped by Ctrl-C; what was done stays",
+}
+"""Of all commands; those with further ones say so in their help."""
 _OTHER_RANKS_WAIT_SECONDS = 5
 
 

@@ -60,8 +60,8 @@ def train_arguments(recipe: Recipe, folder: Path, *options: str) -> list[str]:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics, without what depends on the clock."""
-    clock = {"tokens_per_second", "data_wait"}
+    """Rows of a run's metrics, without what depends on the machine."""
+    clock = {"tokens_per_second", "data_wait", "peak_memory_gb"}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 

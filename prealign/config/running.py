@@ -84,6 +84,18 @@ class WatchdogConfig(Section):
     ranks go to `RUN/hang/` and the run ends with an error; 0 waits forever."""
 
 
+class WandbConfig(Section):
+    """Weights & Biases. Online or offline, its key and its server are said by its own environment variables
+    (`WANDB_MODE=offline`, `WANDB_API_KEY`, ...)."""
+
+    project: str = "prealign"
+    """Project of the run."""
+    name: str | None = None
+    """Name of the run; the recipe's by default."""
+    entity: str | None = None
+    """User or team that the project belongs to; wandb's own default where it is null."""
+
+
 class LogConfig(Section):
     """What a run records."""
 
@@ -91,3 +103,5 @@ class LogConfig(Section):
     """Steps between rows of `metrics.jsonl`."""
     tensorboard: bool = True
     """Write `RUN/tensorboard/` too."""
+    wandb: WandbConfig | None = None
+    """Show the run in Weights & Biases too; `{}`, or any of its keys, asks for it."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from prealign.distributed.sequence_parallel import UlyssesExchange
 from prealign.errors import UserError
 from prealign.model.layout import Exchange
-from prealign.processes import free_port
+from prealign.processes import cores, free_port
 
 Value = TypeVar("Value")
 
@@ -138,7 +138,7 @@ def running_world(tp_size: int = 1, sp_size: int = 1) -> Iterator[World]:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if "OMP_NUM_THREADS" not in os.environ:
             local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+            torch.set_num_threads(max(1, cores() // local))
     try:
         deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     except (dist.DistNetworkError, dist.DistStoreError) as error:

@@ -9,8 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from prealign.reports.runs import Run
-
-COLOURS = ["#4c566a", "#d1495b", "#edae49", "#00798c", "#7b2cbf", "#2e933c"]
+from prealign.reports.svg import COLOURS
 
 
 def draw_comparison(runs: list[Run], path: Path) -> None:

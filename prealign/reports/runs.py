@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe, load_recipe
-from prealign.config.stage import pretrain_stage
 from prealign.errors import UserError
-from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
+from prealign.training.operations import Operations
 from prealign.training.plan import Account
 from prealign.training.run import finished_account
 
@@ -40,14 +39,8 @@ class Run:
 
     @property
     def flops(self) -> float:
-        """Training operations of the run, by `prealign.model.flops`."""
-        text = sum(self.account.text.values()) * text_token_flops(self.recipe)
-        words = sum(self.account.words.values()) * word_token_flops(self.recipe)
-        pretraining = pretrain_stage(self.recipe).recipe
-        every = self.recipe.pretrain.align_every
-        kept = -(-(self.account.steps - self.align_steps) // every) if every is not None else 0
-        loss = self.align_steps * infonce_flops(self.recipe, self.recipe.align.words_per_step or 0)
-        return text + words + loss + kept * infonce_flops(pretraining, pretraining.align.words_per_step or 0)
+        """Training operations of the run."""
+        return Operations(self.recipe).of(self.account, self.align_steps)
 
 
 def read_run(argument: str) -> Run:

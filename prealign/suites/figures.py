@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prealign.reports.figures import COLOURS
+from prealign.reports.svg import COLOURS
 from prealign.suites.cells import value_of
 from prealign.suites.numbers import Numbers
 

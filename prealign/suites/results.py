@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import shlex
 import subprocess
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from prealign.config.evaluation import EvaluationConfig
 from prealign.errors import UserError
 from prealign.files import write_atomically
+from prealign.processes import cores
 from prealign.reports.runs import Run, read_run
 from prealign.suites.expansion import Measurement, Training
 
@@ -132,7 +132,7 @@ def device_name() -> str:
         ask = "import torch; print(torch.cuda.get_device_name(0))"
         name = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False).stdout.strip()
         return f"{torch.cuda.device_count()} x {name or 'GPU'}"
-    return f"CPU, {len(os.sched_getaffinity(0))} cores ({platform.processor() or platform.machine()})"
+    return f"CPU, {cores()} cores ({platform.processor() or platform.machine()})"
 
 
 def _evaluation(training: Training) -> dict[str, Any]:

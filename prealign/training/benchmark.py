@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +28,7 @@ from prealign.model.initialisation import initial_value
 from prealign.planning.devices import peak_tflops
 from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
+from prealign.training.machine import device_name, peak_memory_gb
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.step import take_step
 from prealign.training.words import word_batches
@@ -48,7 +47,7 @@ def benchmark(
     of one more step, which waits for the device after each, and on CUDA the seconds of another by kernel.
     """
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor()
+    name = device_name(world.device)
     peak = peak_tflops(name, recipe.parallel.precision)
     engine = build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda step: 1e-5)
     record: dict[str, Any] = {
@@ -139,10 +138,6 @@ def _summary(
     flops += statistics.mean(step.word_tokens for step in measured) * word_token_flops(recipe)
     flops += statistics.mean(infonce_flops(recipe, step.words) for step in measured)
     rate = flops / total / world.world_size / 1e12
-    if world.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated() / 1e9
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {
         "seconds_per_step": total,
         "seconds": {part: parts[part] for part in PARTS},
@@ -150,7 +145,7 @@ def _summary(
         "words_per_step": statistics.mean(step.words for step in measured),
         "tflops_per_device": rate,
         "mfu": rate / peak if peak else None,
-        "peak_memory_gb": memory,
+        "peak_memory_gb": peak_memory_gb(world.device),
     }
 
 
@@ -203,12 +198,3 @@ def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list
     word_steps = stage.steps_with_words(plan.steps)
     for step, micro in enumerate(batches):
         yield micro, words.batch(step) if words is not None and step in word_steps else None
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return f"{names[0]} (CPU)"
-    except (OSError, IndexError):
-        return f"{platform.machine()} (CPU)"

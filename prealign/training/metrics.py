@@ -1,28 +1,40 @@
-"""What a run records: rows of ``metrics.jsonl``, TensorBoard, and a line or a progress bar on the terminal."""
+"""What a run records: rows of ``metrics.jsonl``, for trackers too, and a line or a progress bar on the terminal."""
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prealign.config.recipe import StageName
 from prealign.config.stage import STAGES
 from prealign.files import write_atomically
+from prealign.training.trackers import InBackground, Point
 
 
 class MetricsLog:
     """Rows of one run; only the first rank has one. Each row names its ``kind`` (train, eval), stage and step."""
 
-    def __init__(self, folder: Path, tensorboard: bool, align_layers: Literal["all"] | list[int]) -> None:
-        """``align_layers``: the layers that lists of the alignment loss are about."""
+    def __init__(
+        self, folder: Path, align_layers: Literal["all"] | list[int], trackers: Sequence[InBackground] = ()
+    ) -> None:
+        """``align_layers``: the layers that lists of the alignment loss are about. ``trackers`` get every row."""
         self.path = folder / "metrics.jsonl"
-        self._folder = folder
-        self._tensorboard = tensorboard
+        self._starts = folder / "starts.jsonl"
         self._align_layers = None if align_layers == "all" else align_layers
-        self._writers: dict[str, Any] = {}
+        self._trackers = trackers
+
+    def start(self, stage: StageName, step: int, steps: int, ranks: int, device: str) -> None:
+        """Note in ``starts.jsonl`` that a stage starts, or goes on, after ``step`` of its ``steps`` steps."""
+        row = {"stage": stage, "step": step, "steps": steps, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        row |= {"ranks": ranks, "device": device, "torch": torch.__version__}
+        with self._starts.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def cut(self, stage: StageName, step: int, evaluated: bool = True) -> None:
         """Drop the rows past a checkpoint: later steps of ``stage`` and all later stages, and the evaluation at
@@ -42,32 +54,28 @@ class MetricsLog:
         write_atomically(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row."""
+        """Append a row, and hand it to the trackers."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self._tensorboard:
-            writer = self._writer(row["stage"], row["step"])
-            for name, value in row.items():
-                if isinstance(value, list):
-                    chosen = self._align_layers if name.startswith("align_") else None
-                    for layer, item in zip(chosen or range(len(value)), value):
-                        writer.add_scalar(f"{name}/{layer:02d}", item, row["step"])
-                elif isinstance(value, int | float) and name != "step":
-                    writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        point = Point(row["stage"], row["step"], row["tokens"], self._scalars(row))
+        for tracker in self._trackers:
+            tracker.log(point)
 
-    def _writer(self, stage: str, step: int) -> Any:
-        if stage not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # rows past the step that a run resumes from are hidden
-            self._writers[stage] = SummaryWriter(str(self._folder / "tensorboard" / stage), purge_step=step)
-        return self._writers[stage]
+    def _scalars(self, row: dict[str, Any]) -> dict[str, float]:
+        """A row's numbers as `Point` names them; nested records are in the file alone."""
+        values: dict[str, float] = {}
+        for name, value in row.items():
+            if isinstance(value, list):
+                chosen = self._align_layers if name.startswith("align_") else None
+                values |= {f"{name}/{layer:02d}": item for layer, item in zip(chosen or range(len(value)), value)}
+            elif isinstance(value, int | float) and name != "step":
+                values[f"{row['kind']}/{name}"] = value
+        return values
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        """Let the trackers send what they have."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class Display:

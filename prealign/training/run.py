@@ -24,10 +24,12 @@ from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
+from prealign.training.operations import Operations
 from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
 from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, Hook, StageContext, StageRun
+from prealign.training.trackers import trackers
 from prealign.training.words import with_words_per_step
 
 _FREE = (
@@ -87,7 +89,8 @@ def run_stages(
     with only_run(world, folder, say) if stages else contextlib.nullcontext():
         world.on_first(lambda: _claim(recipe, folder, coverage))
         check_writable(folder, world.rank)
-        log = MetricsLog(folder, recipe.log.tensorboard, recipe.align.layers) if world.is_first else None
+        log = MetricsLog(folder, recipe.align.layers, trackers(recipe, folder, say)) if world.is_first else None
+        operations = Operations(recipe)
         try:
             for stage in stages:
                 context = StageContext(
@@ -97,6 +100,7 @@ def run_stages(
                     folder / stage.name,
                     log,
                     evaluate,
+                    operations,
                     stop_after,
                     safe_point,
                     tuple(hooks),

@@ -23,7 +23,9 @@ from prealign.objectives.terms import Objective
 from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.clock import Clock, Throughput
+from prealign.training.machine import device_name, peak_memory_gb
 from prealign.training.metrics import Display, MetricsLog
+from prealign.training.operations import Operations
 from prealign.training.plan import Account, StagePlan
 from prealign.training.schedule import learning_rate
 from prealign.training.signals import ignore_signals
@@ -50,6 +52,7 @@ class StageContext:
     log: MetricsLog | None
     """None on all ranks but the first."""
     evaluate: Evaluate
+    operations: Operations
     stop_after: int | None = None
     """Steps at which every stage is left as an interruption would leave it, with a checkpoint."""
     safe_point: Callable[[], None] = lambda: None
@@ -154,6 +157,7 @@ class StageRun:
         if context.log is not None:
             at = self.progress.step if found is not None else -1
             context.log.cut(stage.name, at, self.progress.evaluated == self.progress.step)
+            context.log.start(stage.name, self.step, plan.steps, world.world_size, device_name(world.device))
         display = self.display  # the guard does not hold this object, which holds it
         self.guard = AnomalyGuard(
             self.recipe,
@@ -225,6 +229,7 @@ class StageRun:
             return
         row = sums.row() | {"learning_rate": self.learning_rate_at(self.step - 1)} | self.throughput.row(self.step)
         if self.context.log is not None:
+            row["peak_memory_gb"] = peak_memory_gb(self.world.device)
             self.context.log.write(self._row_header("train") | row)
             self.display.show(self.step, _note(row))
 
@@ -276,7 +281,10 @@ class StageRun:
         self.throughput.restart(progress.step)
 
     def _row_header(self, kind: str) -> dict[str, Any]:
-        return {"kind": kind, "stage": self.stage.name, "step": self.step, "tokens": self.spent.tokens}
+        spent = self.spent
+        align_steps = self.step if self.stage.name == "align" else self._consumed.steps
+        tflop = self.context.operations.of(spent, align_steps) / 1e12
+        return {"kind": kind, "stage": self.stage.name, "step": self.step, "tokens": spent.tokens, "tflop": tflop}
 
     def _evaluation_due(self) -> bool:
         step, facts = self.step, self.stage.facts
