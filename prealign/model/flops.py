@@ -1,23 +1,15 @@
 """Floating-point operations of training, counted from the shapes (a multiply and an add are two)."""
 
-import torch
+import math
 
 from prealign.config import Recipe
-from prealign.model.gpt import GPT, Recomputation
+from prealign.model.shapes import parameter_shapes
 
 
 def body_parameters(recipe: Recipe) -> int:
     """Parameters outside the embeddings."""
-    model = meta_model(recipe)
-    parts = (*model.blocks.parameters(), *model.norm.parameters())
-    return sum(parameter.numel() for parameter in parts)
-
-
-def meta_model(recipe: Recipe) -> GPT:
-    """The decoder on the meta device: shapes without storage."""
-    config = recipe.model.model_copy(update={"attention": "sdpa"})  # which kernel attends does not matter
-    with torch.device("meta"):
-        return GPT(config, recipe.padded_vocab_size, Recomputation(), words_after_norm=True)
+    shapes = parameter_shapes(recipe.model, recipe.padded_vocab_size)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(("gpt.blocks.", "gpt.norm.")))
 
 
 def text_token_flops(recipe: Recipe) -> float:
