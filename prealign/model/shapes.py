@@ -1,6 +1,7 @@
 """The decoder's parameters by name and shape, from the recipe alone: what costs are counted from, without torch."""
 
 import math
+from functools import lru_cache
 
 from prealign.config import Recipe
 from prealign.config.model import ModelConfig
@@ -30,8 +31,9 @@ def parameter_shapes(model: ModelConfig, vocab_size: int, tensor_size: int = 1) 
     return shapes
 
 
+@lru_cache(maxsize=64)
 def block_shapes(model: ModelConfig, tensor_size: int = 1) -> Shapes:
-    """The parameters of one block."""
+    """The parameters of one block; not to be changed."""
     size, head, ffn = model.hidden_size, model.resolved_head_size, model.resolved_ffn_size
     inner, kv = model.heads * head, model.resolved_kv_heads * head
     attention_bias = model.bias if model.attention_bias is None else model.attention_bias
@@ -58,9 +60,10 @@ def _linear(name: str, inputs: int, outputs: int, bias: bool, tensor_size: int) 
         outputs //= tensor_size
     if name in ROW_PARALLEL:
         inputs //= tensor_size
-    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
+    weight: Shapes = {f"{name}.weight": (outputs, inputs)}
+    return weight | {f"{name}.bias": (outputs,)} if bias else weight
 
 
 def _norm(name: str, model: ModelConfig, size: int) -> Shapes:
-    has_bias = model.norm == "layernorm" and model.bias
-    return {f"{name}.weight": (size,)} | ({f"{name}.bias": (size,)} if has_bias else {})
+    weight: Shapes = {f"{name}.weight": (size,)}
+    return weight | {f"{name}.bias": (size,)} if model.norm == "layernorm" and model.bias else weight

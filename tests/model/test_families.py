@@ -11,9 +11,9 @@ from transformers import LlamaModel
 from prealign.config import Recipe, load_recipe
 from prealign.errors import UserError
 from prealign.model.flops import body_parameters, text_token_flops
-from prealign.model.shapes import parameter_count
 from prealign.model.gpt import Spans
 from prealign.model.layout import Group, Layout
+from prealign.model.shapes import parameter_count
 from tests.conftest import tiny_recipe
 from tests.model.families import FAMILIES, VOCABULARY, config_of, decoder_of, stock_config, stock_model
 
