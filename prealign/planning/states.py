@@ -8,8 +8,8 @@ the ``p`` ranks, and ``P`` the sum of its parameters' elements over ``p``, each 
     0       2 n        2 n          12 n (fp32: 8 n, the weights are the masters)
     1       2 N        2 n          12 N / p
     2       2 N        2 x the parameters that the rank's share of N touches     12 N / p
-    3       2 P        2 P          12 P (fp32: 8 P)
-            and on several ranks those of at most 10^5 elements whole as well
+    3       2 P        2 P          12 P
+            and on several ranks p shares of those of at most 10^5 elements
 
 Gradients are what is kept between two micro-batches; with ``grad_accum_dtype: fp32`` they are 4 N, 4 N / p and 4 P.
 """
@@ -100,11 +100,11 @@ def _flat(
 
 def _sharded(groups: Groups, itemsize: int, gradient_itemsize: int, ranks: int) -> States:
     shares = [sum(-(-count // ranks) for count in group) for group in groups]
-    # alone, a rank's share is the whole parameter
-    whole = sum(count for group in groups for count in group if count <= PERSISTENT) if ranks > 1 else 0
-    own, narrow = sum(shares), itemsize < _WIDE
-    optimizer = (12 if narrow else 8) * own
-    return States(itemsize * (own + whole), gradient_itemsize * own, optimizer, _WIDE * max(shares) if narrow else 0)
+    small = [count for group in groups for count in group if count <= PERSISTENT]
+    # gathered from equal shares; alone, a rank's share is the whole parameter
+    whole = sum(ranks * -(-count // ranks) for count in small) if ranks > 1 else 0
+    own = sum(shares)
+    return States(itemsize * (own + whole), gradient_itemsize * own, 12 * own, _WIDE * max(shares))
 
 
 def _touched(group: Sequence[int], share: int, ranks: int) -> list[int]:
