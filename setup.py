@@ -15,6 +15,7 @@ setup(
     package_dir={f"prealign.{name}": name for name in ("kernels", "launchers", "configs")},
     package_data={
         "prealign.facts": ["*.yaml"],
+        "prealign.planning": ["record.yaml"],
         "prealign.reports": ["templates/*.html"],
         "prealign.configs": ["*.yaml", "*/*.yaml", "suites/recipes/*.yaml", "sample_text/*", "README.md"],
     },

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from prealign.model.layers import COLUMN_PARALLEL, ROW_PARALLEL
+from prealign.model.shapes import COLUMN_PARALLEL, ROW_PARALLEL
 
 _COLUMN = re.compile(rf"\.({'|'.join(map(re.escape, COLUMN_PARALLEL))})\.(weight|bias)$")
 _ROW = re.compile(rf"\.({'|'.join(map(re.escape, ROW_PARALLEL))})\.weight$")

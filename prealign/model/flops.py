@@ -1,23 +1,22 @@
 """Floating-point operations of training, counted from the shapes (a multiply and an add are two)."""
 
-import torch
+import math
 
 from prealign.config import Recipe
-from prealign.model.gpt import GPT, Recomputation
+from prealign.config.model import ModelConfig
+from prealign.model.shapes import block_shapes, parameter_shapes
 
 
 def body_parameters(recipe: Recipe) -> int:
     """Parameters outside the embeddings."""
-    model = meta_model(recipe)
-    parts = (*model.blocks.parameters(), *model.norm.parameters())
-    return sum(parameter.numel() for parameter in parts)
+    return model_body_parameters(recipe.model)
 
 
-def meta_model(recipe: Recipe) -> GPT:
-    """The decoder on the meta device: shapes without storage."""
-    config = recipe.model.model_copy(update={"attention": "sdpa"})  # which kernel attends does not matter
-    with torch.device("meta"):
-        return GPT(config, recipe.padded_vocab_size, Recomputation(), words_after_norm=True)
+def model_body_parameters(model: ModelConfig) -> int:
+    """`body_parameters` of any model."""
+    shapes = parameter_shapes(model.model_copy(update={"layers": 0}), 0)
+    norm = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("gpt.norm."))
+    return model.layers * sum(map(math.prod, block_shapes(model).values())) + norm
 
 
 def text_token_flops(recipe: Recipe) -> float:
@@ -27,8 +26,12 @@ def text_token_flops(recipe: Recipe) -> float:
     The convention of the PaLM report (Chowdhery et al. 2022, appendix B): attention counts all pairs, recomputation of
     activations counts nothing.
     """
-    model = recipe.model
-    weights = body_parameters(recipe) + recipe.padded_vocab_size * model.hidden_size
+    return model_token_flops(recipe.model, recipe.padded_vocab_size)
+
+
+def model_token_flops(model: ModelConfig, vocab_size: int) -> float:
+    """`text_token_flops` of any model with ``vocab_size`` rows in its LM head."""
+    weights = model_body_parameters(model) + vocab_size * model.hidden_size
     return 6.0 * weights + 12.0 * model.layers * model.context * model.heads * model.resolved_head_size
 
 
@@ -41,5 +44,5 @@ def word_token_flops(recipe: Recipe) -> float:
 def infonce_flops(recipe: Recipe, words: int) -> float:
     """Alignment loss of one step over all ranks: three products of anchors and words a layer, without recomputation."""
     chosen = recipe.align.layers
-    layers = len(chosen) if chosen != "all" else recipe.model.layers + (1 if recipe.model.tied_embeddings else 2)
+    layers = len(chosen) if chosen != "all" else recipe.last_layer + 1
     return 6.0 * layers * (recipe.align.anchor_fraction * words) * words * recipe.model.hidden_size

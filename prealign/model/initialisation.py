@@ -6,7 +6,7 @@ import math
 import torch
 
 from prealign.config import Recipe
-from prealign.model.layers import ROW_PARALLEL
+from prealign.model.shapes import ROW_PARALLEL
 
 EMBEDDINGS = ("embedding.tokens.weight", "head.weight")
 

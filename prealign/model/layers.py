@@ -1,17 +1,11 @@
 """What blocks are made of: norms, MLPs, rotary positions. Names of the projections say how they are split over tensor
-ranks, and which write into the residual stream (`COLUMN_PARALLEL`, `ROW_PARALLEL`)."""
+ranks, and which write into the residual stream (`shapes.COLUMN_PARALLEL`, `shapes.ROW_PARALLEL`)."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from prealign.config.model import ModelConfig
-
-COLUMN_PARALLEL = {"attention.qkv": 3, "attention.q": 1, "attention.kv": 2, "mlp.up": 1, "mlp.gate": 1}
-"""Linear layers that tensor ranks split by output features, with the number of projections that one of them fuses."""
-
-ROW_PARALLEL = ("attention.out", "mlp.down")
-"""Linear layers that they split by input features: those that write into the residual stream."""
 
 
 def norm(config: ModelConfig, size: int) -> nn.Module:

@@ -1,4 +1,8 @@
-"""Peak rates of accelerators."""
+"""Accelerators by their makers' data sheets."""
+
+from dataclasses import dataclass
+
+from prealign.errors import UserError
 
 DENSE_BF16_TFLOPS = {
     # Dense bf16 matrix rate by the makers' data sheets; the longest name that a device's name contains is used.
@@ -36,6 +40,56 @@ def peak_tflops(device_name: str, precision: str) -> float | None:
     if precision != "bf16" or not names:
         return None
     return DENSE_BF16_TFLOPS[max(names, key=len)]
+
+
+@dataclass(frozen=True)
+class DataSheet:
+    """What a card's maker says of it, and what a product of matrices was seen to reach.
+
+    ``memory``: bytes. ``bandwidth``: of its memory, bytes/s. ``link``: to other cards of its node, bytes/s in one
+    direction. ``network``: to other nodes, bytes/s a card, as nodes with such cards are usually sold. ``watts``: its
+    power limit. ``best_product``: the highest share of the dense bf16 peak that a product reached, by the table
+    "Maximum Achievable Matmul FLOPS" of https://github.com/stas00/ml-engineering (compute/accelerator); the lowest of
+    its NVIDIA cards (0.80) where it has no row.
+    """
+
+    name: str
+    memory: float
+    bandwidth: float
+    link: float
+    network: float
+    watts: float
+    best_product: float = 0.80
+
+    @property
+    def peak(self) -> float:
+        """Dense bf16 FLOP/s."""
+        return DENSE_BF16_TFLOPS[self.name] * 1e12
+
+
+_SHEETS = {
+    "a100": DataSheet("A100", 80e9, 2.039e12, 300e9, 25e9, 400, 0.859),
+    "a100-40gb": DataSheet("A100", 40e9, 1.555e12, 300e9, 25e9, 400, 0.859),
+    "a800": DataSheet("A800", 80e9, 2.039e12, 200e9, 25e9, 400, 0.859),
+    "h100": DataSheet("H100", 80e9, 3.35e12, 450e9, 50e9, 700, 0.801),
+    "h100-pcie": DataSheet("H100 PCIe", 80e9, 2.0e12, 64e9, 25e9, 350, 0.801),
+    "h800": DataSheet("H800", 80e9, 3.35e12, 200e9, 50e9, 700, 0.801),
+    "h200": DataSheet("H200", 141e9, 4.8e12, 450e9, 50e9, 700, 0.801),
+    "h20": DataSheet("H20", 96e9, 4.0e12, 450e9, 50e9, 400),
+    "b200": DataSheet("B200", 180e9, 7.7e12, 900e9, 50e9, 1000),
+    "l40s": DataSheet("L40S", 48e9, 864e9, 32e9, 25e9, 350),
+    "rtx4090": DataSheet("RTX 4090", 24e9, 1.008e12, 32e9, 12.5e9, 450),
+    "mi300x": DataSheet("MI300X", 192e9, 5.3e12, 448e9, 50e9, 750, 0.601),
+}
+DEVICES = tuple(_SHEETS)
+"""Names of cards that can be planned for."""
+
+
+def data_sheet(device: str) -> DataSheet:
+    """The card called ``device``; raises `UserError` for one that is not in the table."""
+    if device.lower() not in _SHEETS:
+        raise UserError(f"--device: found '{device}'; expected one of {', '.join(DEVICES)}")
+    return _SHEETS[device.lower()]
 
 
 def _contains(device_name: str, name: str) -> bool:

@@ -7,16 +7,14 @@ from pathlib import Path
 from prealign.config import Recipe
 from prealign.distributed.world import World
 from prealign.errors import UserError
-from prealign.model.flops import meta_model
+from prealign.model.shapes import parameter_count
 
 _GB = 1e9
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
     """Size of one checkpoint: the weights as they train, and the fp32 copy and two moments of the optimizer."""
-    head = 0 if recipe.model.tied_embeddings else recipe.padded_vocab_size * recipe.model.hidden_size
-    parameters = head + sum(parameter.numel() for parameter in meta_model(recipe).parameters())
-    return parameters * ((2 if recipe.parallel.precision == "bf16" else 4) + 12)
+    return parameter_count(recipe) * ((2 if recipe.parallel.precision == "bf16" else 4) + 12)
 
 
 def check_space(recipe: Recipe, folder: Path) -> None:

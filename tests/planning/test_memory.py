@@ -1,0 +1,69 @@
+"""A peak is that of one moment, and what fits is a question of it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from prealign.config import load_recipe
+from prealign.config.stage import stage_of
+from prealign.model.shapes import parameter_count
+from prealign.planning.layout import Layout, Workload
+from prealign.planning.memory import Memory, memory, takes_triangle
+
+RECIPE = load_recipe("real_1p3b")
+TEXT = Workload.of(stage_of(RECIPE, "pretrain"))
+WORDS = Workload.of(stage_of(RECIPE, "align"))
+LAYOUT = Layout.of(stage_of(RECIPE, "pretrain"))
+
+
+def used(work: Workload = TEXT, gpus: int = 8, **changes: Any) -> Memory:
+    return memory(work, replace(LAYOUT, **changes), gpus)
+
+
+def test_parts_of_a_run_on_one_card() -> None:
+    """By hand: 1.4157B parameters; 16 x 1,024 tokens of 24 blocks; 50,048 logits a token in bf16."""
+    parts = used(gpus=1).parts
+    count = parameter_count(RECIPE)
+    assert count == 1_415_696_384
+    assert (parts["weights"], parts["optimizer"]) == (2 * count, 12 * count)
+    assert parts["activations"] == pytest.approx(16 * 1024 * 24 * 32 * 2048, rel=0.01)
+    gradients = 4 * 50_048 * 2048 + 2 * 16 * 1024 * 2048
+    assert parts["logits"] == 2 * 16 * 1024 * 50_048 + gradients
+    assert parts["step"] == pytest.approx(6 * count, rel=0.01)
+
+
+def test_the_peak_is_of_one_moment() -> None:
+    found = used(WORDS, gpus=1)
+    assert found.peak == max(found.phases.values()) == found.phases[found.when]
+    assert found.peak < sum(found.parts.values())
+    assert used(gpus=1, recompute=1, micro_batch_size=1).when == "the optimizer step"
+    assert used(gpus=1).when == "the LM loss"
+
+
+def test_sharding_more_takes_less() -> None:
+    peaks = [used(gpus=64, zero_stage=stage).peak for stage in (0, 1)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert used(gpus=64, zero_stage=3).parts["weights"] < used(gpus=64, zero_stage=1).parts["weights"] / 10
+    assert used(gpus=64, zero_stage=2).parts["gradients"] < used(gpus=64, zero_stage=1).parts["gradients"] / 2
+
+
+def test_recomputation_keeps_inputs_alone() -> None:
+    assert used(recompute=1).parts["activations"] == pytest.approx(used().parts["activations"] / 16, rel=0.05)
+    assert used(recompute=2).peak < used().peak
+
+
+def test_words_are_shared_and_gathered() -> None:
+    alone, many = used(WORDS, 1).parts, used(WORDS, 8).parts
+    assert alone["word vectors"] == 2 * 26 * 16_384 * 2048 * 2
+    assert many["word vectors"] == alone["word vectors"] / 8
+    assert many["gathered vectors"] == 2 * 16_384 * 2048 * 2
+    assert "gathered vectors" not in alone
+    assert takes_triangle(WORDS, LAYOUT, 1)
+    assert not takes_triangle(replace(WORDS, tau=0.01), LAYOUT, 1)
+
+
+def test_offloaded_state_is_in_host_memory() -> None:
+    found = used(offload=True)
+    assert "optimizer" not in found.parts
+    assert found.host == used().parts["optimizer"]

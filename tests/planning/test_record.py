@@ -1,0 +1,52 @@
+"""What others published: their models are ours in size, and how far plans are from their MFU is what the guide says."""
+
+import math
+
+import pytest
+
+from prealign.config.model import ModelConfig
+from prealign.model.shapes import parameter_shapes
+from prealign.planning.record import _MODELS, Row, rows
+
+ROWS = list(rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "parameters"),
+    [
+        ("mpt-1b", 2048, 1_315_950_592),
+        ("mpt-3b", 2048, 2_651_837_440),
+        ("mpt-7b", 2048, 6_658_859_008),
+        ("mpt-13b", 2048, 12_853_954_560),
+        ("nanotron-1.34b", 4096, 1.34e9),
+        ("nanotron-3.57b", 4096, 3.57e9),
+        ("nanotron-8.86b", 4096, 8.86e9),
+        ("megatron-1.7b", 4096, 1.7e9),
+        ("megatron-7.1b", 4096, 7.1e9),
+    ],
+)
+def test_models_have_the_published_number_of_parameters(name: str, context: int, parameters: float) -> None:
+    vocabulary, shape = _MODELS[name]
+    shapes = parameter_shapes(ModelConfig(context=context, **shape), vocabulary)
+    count = sum(map(math.prod, shapes.values()))
+    assert count == pytest.approx(parameters, rel=1e-9 if isinstance(parameters, int) else 0.05)
+
+
+def _rows_of(source: str, device: str) -> list[Row]:
+    return [row for row in ROWS if row.source.startswith(source) and row.device == device]
+
+
+@pytest.mark.parametrize(
+    ("source", "device", "within", "mean"),
+    [
+        ("MosaicML", "a100", 12, 4.5),
+        ("MosaicML", "h100", 5, 10.0),
+        ("Megatron", "h100", 2, 6.0),
+        ("nanotron", "h100", 2, 11.0),
+    ],
+)
+def test_how_far_plans_are_off(source: str, device: str, within: int, mean: float) -> None:
+    """At least so many rows within 6 points, and no more points off on average."""
+    differences = [abs(row.difference) for row in _rows_of(source, device)]
+    assert sum(value <= 6 for value in differences) >= within
+    assert sum(differences) / len(differences) <= mean
