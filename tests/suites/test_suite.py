@@ -37,7 +37,7 @@ def test_the_papers_numbers() -> None:
     table5 = {row.label: row.paper for row in load_suite("table5").rows}
     assert table5["150M Joint"]["nli_zh"] == 24.6
     assert table5["1.3B PreAlign"]["clka_ru"] == 50.1
-    assert all(len(paper) == 14 for paper in table5.values())
+    assert [len(paper) for paper in table5.values() if paper] == [14] * 6
 
 
 @pytest.mark.parametrize(
