@@ -33,7 +33,7 @@ def main(hooks: "Sequence[Hook]" = (), objectives: "Sequence[Objective]" = ()) -
         "--stop-after", type=positive, metavar="N", help="leave every stage after N steps, with a checkpoint"
     )
     parser.add_argument("--check", action="store_true", help="check recipe and data, print the plan, train nothing")
-    parser.add_argument("--ranks", type=int, default=1, help="with --check: the number of processes to plan for")
+    parser.add_argument("--ranks", type=positive, default=1, help="with --check: the number of processes to plan for")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()

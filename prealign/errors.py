@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -22,6 +23,8 @@ EXIT_CODES = {
 }
 """Of all commands; those with further ones say so in their help."""
 _OTHER_RANKS_WAIT_SECONDS = 5
+_PLACES = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
+"""What a place to write to may lack: a fault of the machine, not of the program."""
 
 
 class UserError(Exception):
@@ -46,20 +49,32 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        rank = int(os.environ.get("RANK", "0"))
-        if rank != 0:
-            time.sleep(_OTHER_RANKS_WAIT_SECONDS)
-        on_rank = f" (rank {rank} on {socket.gethostname()})" if rank != 0 else ""
-        print(f"error{on_rank}: {error}", file=sys.stderr, flush=True)
-        code = USER_ERROR_EXIT_CODE
+        code = _say(error)
     except Interrupted:
         code = INTERRUPTED_EXIT_CODE
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:
+        if error.errno not in _PLACES:
+            traceback.print_exc()
+            code = 1
+        else:
+            where = f"'{error.filename}'" if error.filename is not None else "a file"
+            code = _say(f"{where} cannot be written ({error.strerror}); make room, or choose another place")
     except Exception:
         traceback.print_exc()
         code = 1
     _end(code)
+
+
+def _say(error: UserError | str) -> int:
+    """Print an error as one line; the exit code that goes with it."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank != 0:
+        time.sleep(_OTHER_RANKS_WAIT_SECONDS)
+    on_rank = f" (rank {rank} on {socket.gethostname()})" if rank != 0 else ""
+    print(f"error{on_rank}: {error}", file=sys.stderr, flush=True)
+    return USER_ERROR_EXIT_CODE
 
 
 def _end(code: int) -> None:

@@ -33,6 +33,19 @@ def write_atomically(path: Path, content: str) -> None:
     partial.replace(path)
 
 
+def json_rows(text: str) -> list[dict[str, Any]]:
+    """The objects of JSON lines; a line that is none, as a killed process leaves it, is left out."""
+    rows = []
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
 @contextmanager
 def locked(folder: Path, taken: str) -> Iterator[None]:
     """Hold the lock of a folder, which is made if need be. It ends with the process, however that ends.

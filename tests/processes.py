@@ -20,21 +20,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def start(arguments: list[str], ranks: int = 1, cwd: Path = ROOT) -> list[subprocess.Popen[str]]:
     """Start a launcher once per rank, as a distributed launcher would; output goes to pipes."""
-    port = str(free_port())
-    processes = []
-    for rank in range(ranks):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
-        environment["COLUMNS"] = "200"  # tables are not wrapped
-        if ranks > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, *arguments]
-        processes.append(
-            subprocess.Popen(
-                command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
-    return processes
+    port = free_port()
+    return [start_rank(arguments, rank, ranks, port, cwd) for rank in range(ranks)]
+
+
+def start_rank(arguments: list[str], rank: int, ranks: int, port: int, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """Start one of the ranks."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    environment["COLUMNS"] = "200"  # tables are not wrapped
+    if ranks > 1:
+        environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> tuple[int, str, str]:

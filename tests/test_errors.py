@@ -55,6 +55,20 @@ def test_what_main_does_not_handle_keeps_its_traceback() -> None:
     assert "finalized" not in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [
+        ("raise OSError(28, 'No space left on device', '/full/file')", "'/full/file' cannot be written (No space left"),
+        ("open('/tmp/' + 'x' * 300)", "cannot be written (File name too long); make room, or choose another place"),
+    ],
+)
+def test_what_a_place_lacks_is_one_line(ending: str, line: str) -> None:
+    ended = _run(ending)
+    assert ended.returncode == 2
+    assert line in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_output_that_cannot_be_written_does_not_change_the_code() -> None:
     ended = _run("sys.stdout = open('/dev/full', 'w'); print('x'); raise Interrupted", RANK="0")
     assert ended.returncode == 75

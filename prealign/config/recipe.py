@@ -125,9 +125,9 @@ class LexiconConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with decoupled weight decay on matrices only."""
 
-    beta1: Fraction = 0.9
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Decay of the first moment."""
-    beta2: Fraction = 0.95
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
     """Decay of the second moment."""
     eps: Annotated[float, Field(gt=0.0)] = 1e-8
     """Added to the root of the second moment."""
@@ -135,6 +135,21 @@ class OptimizerConfig(Section):
     """Of matrices."""
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     """Maximal global gradient norm; 0 turns clipping off."""
+
+
+_NOT_OF_DEEPSPEED = {
+    "train_batch_size": "batch.global_batch_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
+    "gradient_accumulation_steps": "the sizes in batch",
+    "gradient_clipping": "optimizer.gradient_clipping",
+    "optimizer": "the recipe's own section optimizer",
+    "scheduler": "learning_rate, min_learning_rate and warmup of align and pretrain",
+    "fp16": "parallel.precision",
+    "bf16.enabled": "parallel.precision",
+    "zero_optimization.stage": "parallel.zero_stage",
+    "tensor_parallel": "parallel.tensor_parallel_size",
+}
+"""Keys of a DeepSpeed configuration that the recipe has under names of its own, which say what a run may go on with."""
 
 
 class Recipe(Section):
@@ -171,7 +186,7 @@ class Recipe(Section):
     loader_workers: Annotated[int, Field(ge=0)] = 2
     """Data loading processes per rank; 0 loads in the training process."""
     deepspeed: dict[str, Any] = {}
-    """Merged verbatim over the generated DeepSpeed configuration."""
+    """Merged verbatim over the generated DeepSpeed configuration, but for what other keys of the recipe say."""
 
     @model_validator(mode="before")
     @classmethod
@@ -261,8 +276,11 @@ class Recipe(Section):
                 f"pretrain.align_every: found {self.pretrain.align_every} and align.coverage={self.align.coverage:g} "
                 f"without an align stage, whose steps a coverage is of; expected pretrain.align_words_per_step"
             )
-        if "tensor_parallel" in self.deepspeed:
-            raise ValueError("deepspeed.tensor_parallel: found a section; expected parallel.tensor_parallel_size")
+        for path, instead in _NOT_OF_DEEPSPEED.items():
+            section, _, key = path.partition(".")
+            found = self.deepspeed.get(section)
+            if found is not None and (not key or (isinstance(found, dict) and key in found)):
+                raise ValueError(f"deepspeed.{path}: found a value; expected {instead} in its place")
 
     def _check_evaluation(self) -> None:
         stride, context = self.evaluation.stride, self.model.context

@@ -35,6 +35,15 @@ class ScheduleConfig(Section):
     warmup: Fraction
     """Share of the stage's steps."""
 
+    @model_validator(mode="after")
+    def _falls(self) -> "ScheduleConfig":
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate: found {self.min_learning_rate:g}; expected at most learning_rate "
+                f"({self.learning_rate:g})"
+            )
+        return self
+
 
 _WORDS_PER_STEP = 16_384
 

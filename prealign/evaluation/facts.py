@@ -1,6 +1,5 @@
 """Cross-lingual knowledge application, CLKA: which of four objects does a model find the most likely?"""
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from prealign.distributed.world import World
 from prealign.evaluation.results import NotMeasured, wilson_interval
 from prealign.facts.drawing import Fact, read_facts
 from prealign.facts.statements import Statements
+from prealign.files import json_rows
 from prealign.objectives.inputs import ModelInputs, text_inputs
 
 
@@ -116,8 +116,7 @@ def facts_over_periods(test: FactsTest, metrics: Path, steps: int) -> dict[str, 
     """
     settings = test.data.recipe.injected_facts
     by_period: dict[int, dict[str, float]] = {}
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    for row in map(json.loads, lines):
+    for row in json_rows(metrics.read_text(encoding="utf-8", errors="replace") if metrics.is_file() else ""):
         if (
             row["kind"] == "eval"
             and row["stage"] == "pretrain"

@@ -18,6 +18,7 @@ from prealign.distributed.pieces import WEIGHT, Piece
 from prealign.distributed.tensor_parallel import Shard
 from prealign.distributed.weights import Weights, read_state
 from prealign.errors import UserError
+from prealign.files import json_rows
 from prealign.objectives.joint import JointModel
 
 _WHOLE = ["parallel.tensor_parallel_size=1", "parallel.sequence_parallel_size=1", "parallel.compile=false"]
@@ -140,8 +141,8 @@ def _steps(run: Path, stage: str) -> list[int]:
 def _last_step(run: Path, stage: str) -> int:
     """The step of a finished stage: the last one that its metrics name, as its last checkpoint may be gone."""
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return max(row["step"] for row in map(json.loads, lines) if row["stage"] == stage)
+        rows = json_rows((run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace"))
+        return max(row["step"] for row in rows if row["stage"] == stage)
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"{run / 'metrics.jsonl'}: found no row of stage '{stage}'; expected the metrics of the run; restore it"

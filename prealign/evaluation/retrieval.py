@@ -1,5 +1,6 @@
 """Word translation by nearest neighbours: precision at 1 by cosine and by CSLS, both directions, per layer."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def retrieval(
             for score, matrix in (("p_at_1", cosines), ("csls", adjusted)):
                 found[name][score].append(precision_at_1(matrix if name == "to_target" else matrix.T, of))
     for numbers in found.values():
-        queries = numbers["queries"]
-        numbers["csls_interval"] = wilson_interval(round(max(numbers["csls"]) * queries), queries)
+        queries, best = numbers["queries"], max(numbers["csls"])
+        found_at_first = round(best * queries) if math.isfinite(best) else 0  # vectors of a model that is not finite
+        numbers["csls_interval"] = wilson_interval(found_at_first, queries)
     return found
 
 

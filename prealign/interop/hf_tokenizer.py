@@ -43,7 +43,7 @@ def read_tokenizer(path: Path, end: str | None = None) -> Tokenizer:
 
 def check_ranks(folder: Path, tokenizer: Tokenizer) -> None:
     """Raise `UserError` where ``folder`` has a ``tokenizer.json`` whose ids stand for other tokens than those of the
-    prepared data; it may be of a kind that we do not read."""
+    prepared data, or is of a kind that we do not read."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return
@@ -51,8 +51,8 @@ def check_ranks(folder: Path, tokenizer: Tokenizer) -> None:
         content = _read(path)
         ids = _special_ids(path, content)
         theirs = _ranks(path, {n: token for n, token in content["model"]["vocab"].items() if n not in ids})
-    except (UserError, KeyError, TypeError, AttributeError, ValueError):
-        return
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: found no vocabulary of byte-level BPE in it ({error!r}); download it again") from None
     if theirs != tokenizer.ranks:
         same = sum(tokenizer.ranks.get(token) == rank for token, rank in theirs.items())
         raise UserError(

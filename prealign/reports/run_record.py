@@ -10,6 +10,7 @@ from prealign.config import Recipe, load_recipe
 from prealign.config.stage import STAGES
 from prealign.distributed.weights import read_state
 from prealign.errors import UserError
+from prealign.files import json_rows
 
 Row = dict[str, Any]
 
@@ -49,7 +50,7 @@ class RunRecord:
             lines = file.read()
         whole = lines[: lines.rfind(b"\n") + 1]  # the last line may be under way
         for line in whole.splitlines():
-            self.rows += _parsed([line.decode("utf-8", "replace")])
+            self.rows += json_rows(line.decode("utf-8", "replace"))
             if len(self.rows) > _ROWS:
                 self.rows = _half(self.rows)
         self._read = (inode, begin + len(whole))
@@ -67,7 +68,7 @@ class RunRecord:
     def starts(self) -> list[Row]:
         """Of ``starts.jsonl``: every start of a stage; empty for runs that did not write it."""
         path = self.folder / "starts.jsonl"
-        return _parsed(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else []
+        return json_rows(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
 
     @property
     def anomalies(self) -> list[Row]:
@@ -100,16 +101,6 @@ def _half(rows: list[Row]) -> list[Row]:
         if row["kind"] != "train" or (trained - number) % 2 == 0:
             kept.append(row)
     return kept
-
-
-def _parsed(lines: list[str]) -> list[Row]:
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # a line that was being written when the run was killed
-    return rows
 
 
 def _json(path: Path) -> Row | None:

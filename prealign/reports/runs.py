@@ -1,12 +1,13 @@
 """What a finished run folder says."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe, load_recipe
+from prealign.distributed.weights import read_state
 from prealign.errors import UserError
+from prealign.files import json_rows
 from prealign.training.operations import Operations
 from prealign.training.plan import Account
 from prealign.training.run import finished_account
@@ -54,9 +55,10 @@ def read_run(argument: str) -> Run:
         if not file.is_file():
             raise UserError(f"{file}: no such file; expected the folder of a finished run")
     recipe = load_recipe(str(recipe_path))
-    rows = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
+    rows = json_rows(metrics_path.read_text(encoding="utf-8", errors="replace"))
     recipe = recipe.model_copy(update={"run_dir": folder})
     account = finished_account(recipe)
-    if account.steps == 0 or not any(row["kind"] == "eval" for row in rows):
-        raise UserError(f"{folder}: no stage has finished; run launchers/pretrain.py to its end first")
+    last = recipe.stages[-1]
+    if read_state(folder / last / "weights") is None or not any(row["kind"] == "eval" for row in rows):
+        raise UserError(f"{folder}: its {last} stage has not finished; run launchers/pretrain.py to its end first")
     return Run(label if equals else recipe.name, folder, recipe, rows, account)

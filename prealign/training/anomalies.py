@@ -132,10 +132,12 @@ class AnomalyGuard:
         self._world.barrier()
         found = f"step {step}: {kind} (loss {loss:.4g}); its samples are in {path}"
         if action == "stop":
+            stage = self._folder.parent.name
             why = f"anomalies.limit={self._settings.limit} is passed" if asked != "stop" else "as anomalies says"
             raise UserError(
-                f"{found}; stopped, {why}; expected finite, steady losses; look at the samples, lower the learning "
-                "rate, or set anomalies to skip or rollback; the last checkpoint is whole"
+                f"{stage}, {found}; stopped, {why}; expected finite, steady losses; look at the samples; change "
+                f"anomalies and go on from the last checkpoint, which is whole, or lower {stage}.learning_rate in "
+                f"another run_dir"
             )
         if action == "rollback":
             raise RolledBack(f"{found}; going back to the last checkpoint, without the update of {passed}")

@@ -16,7 +16,7 @@ from prealign.model.flops import infonce_flops, text_token_flops, word_token_flo
 from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
 from prealign.training.run import first_weights, pretrain_start
 from prealign.training.space import check_space
-from prealign.training.words import with_words_per_step, word_batches, word_tokens
+from prealign.training.words import check_word_lengths, with_words_per_step, word_batches, word_tokens
 
 _ENOUGH = 3
 """Draws of a word that align it, by experience at small scales."""
@@ -26,6 +26,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     """Check hashes, sizes, divisibility and the run folder, and print the plan. Raises `UserError`."""
     data.verify()
     recipe = with_words_per_step(recipe, data)
+    check_word_lengths(recipe, data)
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
     parallel = recipe.parallel
     groups = dp_size(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)

@@ -205,7 +205,7 @@ def _whole_steps(recipe: Recipe, windows: int) -> int:
         key = "languages.*.tokens" if recipe.mixture.tokens is None else "mixture.tokens"
         raise UserError(
             f"{key}: found {windows * recipe.model.context} tokens to train on; expected at least "
-            f"one step: "
-            f"batch.global_batch_size x model.context = {per_step}"
+            f"one step of each stage: batch.global_batch_size x model.context = {per_step}; change that, or "
+            f"align.fraction, which shares the text between the stages"
         )
     return steps

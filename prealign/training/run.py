@@ -30,7 +30,7 @@ from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, Hook, StageContext, StageRun
 from prealign.training.trackers import trackers
-from prealign.training.words import with_words_per_step
+from prealign.training.words import check_word_lengths, with_words_per_step
 
 _FREE = (
     "run_dir",
@@ -75,6 +75,8 @@ def run_stages(
     ranks, and may raise `Interrupted` on all of them. ``hooks`` are called after every step. ``objectives`` are terms
     of the loss beside the two of the paper.
     """
+    _check_equal_recipes(recipe, world)
+    check_word_lengths(recipe, data)
     coverage = recipe.align.coverage
     names = recipe.stages if only is None else [only]
     recipe = with_words_per_step(recipe, data, names)
@@ -186,6 +188,22 @@ def first_weights(recipe: Recipe, data: PreparedData) -> InitialValue:
     return value
 
 
+_OF_A_RANK = ("run_dir", "data.dir", "loader_workers", "pretrain.init_from", "model.init", *_PATHS)
+"""Keys that machines may have values of their own of."""
+
+
+def _check_equal_recipes(recipe: Recipe, world: World) -> None:
+    """Raise `UserError` on all ranks where one of them reads another recipe, as from a checkout of its own."""
+    recipes = world.gather(_flat(recipe.model_dump(mode="json")))
+    for rank, other in enumerate(recipes):
+        for key in sorted(recipes[0].keys() | other.keys()):
+            if recipes[0].get(key) != other.get(key) and not key.endswith(_OF_A_RANK):
+                raise UserError(
+                    f"{key}: found {other.get(key)} on rank {rank}, and {recipes[0].get(key)} on rank 0; expected one "
+                    f"recipe on all ranks; compare recipe files, command lines and versions of the trainer"
+                )
+
+
 def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
     """Write the recipe into the run folder, or check that it is the recipe of the run that is there. ``coverage``: what
     its words per step were made of."""
@@ -205,6 +223,11 @@ def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
                     f"{path}: the run there has {key}={old.get(key)}; the recipe has {key}={new.get(key)}; "
                     "choose another run_dir"
                 )
+    elif left := [str(each) for name in STAGES for each in (folder / name).glob("*/*")]:
+        raise UserError(
+            f"{path}: no such file beside {left[0]}; expected the recipe of the run that is there; restore it, or "
+            f"choose another run_dir"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, dump_recipe(recipe))
@@ -215,17 +238,18 @@ def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
 def comparable(recipe: Recipe) -> dict[str, str]:
     """Dotted key -> value (as JSON) of all of a recipe that bears on what is learned; `align` does not where
     there are no word batches."""
-    flat: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            flat[prefix] = json.dumps(value)
-
     values = recipe.model_dump(mode="json", exclude=_MAY_CHANGE)
     if not recipe.aligns and recipe.pretrain.align_every is None:
         del values["align"]
-    walk("", values)
+    return _flat(values)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as dotted key -> JSON."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value)
     return flat

@@ -1,5 +1,6 @@
 """One training stage, from its first step (or its last checkpoint) to its weights."""
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -136,6 +137,7 @@ class StageRun:
         self.display = Display(stage.name, plan.steps, self.step, enabled=world.is_first)
         self._new_targets = torch.zeros(len(self.progress.targets), dtype=torch.float64, device=world.device)
         self._save_due = False
+        self._last_perplexity = 0.0
         world.on_first(lambda: check_space(self.recipe, context.folder))
 
         # --- engine ---
@@ -240,6 +242,7 @@ class StageRun:
         self.engine.eval()
         results = self.context.evaluate(self.engine, self.stage, self.step, self.step == self.plan.steps)
         self.engine.train()
+        self._last_perplexity = sum(value for key, value in results.items() if key.startswith("perplexity"))
         if self.context.log is not None:
             self.context.log.write(self._row_header("eval") | results)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in results.items() if key.startswith("perplexity"))
@@ -347,11 +350,22 @@ class StageRun:
     def _finish(self) -> bool:
         finished = self.step == self.plan.steps
         if finished:
+            self._check_finite()
             self._count_targets()
             state = {"stage": self.stage.name} | asdict(self.spent) | self._identity
             save_weights(self.engine, self.world, self.context.folder / "weights", state)
         self.engine.destroy()
         return finished
+
+    def _check_finite(self) -> None:
+        """A stage whose model is not finite has not finished: nothing can go on from it."""
+        weights = (getattr(weight, "ds_tensor", weight) for weight in self.engine.module.parameters())
+        finite = not math.isnan(self._last_perplexity) and all(bool(weight.isfinite().all()) for weight in weights)
+        if self.world.any(not finite):
+            raise UserError(
+                f"{self.stage.name}: after its last step ({self.step}) weights or perplexity are not finite; expected "
+                f"a model that can be used; lower {self.stage.name}.learning_rate in another run_dir"
+            )
 
 
 def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:

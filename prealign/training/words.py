@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from prealign.config import Recipe, load_recipe
 from prealign.config.stage import Stage
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatches, table_rows
 from prealign.errors import UserError
+from prealign.lexicon.compiled import FORMS
 from prealign.training.plan import align_plan
 
 
@@ -42,6 +45,20 @@ def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str
     else:
         return recipe
     return recipe.model_copy(update={"align": align.model_copy(update={"coverage": None, "words_per_step": words})})
+
+
+def check_word_lengths(recipe: Recipe, data: PreparedData) -> None:
+    """Raise `UserError` where a word of the table has more tokens than the model has positions."""
+    lexicon = data.lexicon
+    if recipe.model.positions != "learned" or lexicon is None or len(lexicon) == 0:
+        return
+    used = np.arange(len(lexicon.usual_form)) * FORMS + lexicon.usual_form
+    longest = int(lexicon.form_lengths[used].max())
+    if longest > recipe.model.context:
+        raise UserError(
+            f"model.context: found {recipe.model.context}; the longest word of the table has {longest} tokens; "
+            f"expected as many positions at least; raise it, or set model.positions=rotary"
+        )
 
 
 def word_tokens(stage: Stage, data: PreparedData, steps: int) -> dict[str, int]:

@@ -157,6 +157,27 @@ def test_vocabulary_blocks(base: Path) -> None:
     assert [recipe.token_offset(name) for name in ("en", "xx", "yy")] == [0, 1000, 2000]
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("deepspeed={optimizer: {type: Adam}}", r"deepspeed\.optimizer: found a value; expected the recipe's own"),
+        ("deepspeed={zero_optimization: {stage: 7}}", r"zero_optimization\.stage: .* expected parallel\.zero_stage"),
+        ("deepspeed={train_micro_batch_size_per_gpu: 2}", r"expected batch\.micro_batch_size in its place"),
+        ("optimizer.beta2=1", r"optimizer\.beta2: found 1"),
+        ("pretrain.min_learning_rate=5", r"pretrain: min_learning_rate: found 5; expected at most learning_rate"),
+    ],
+)
+def test_values_that_no_run_can_have(base: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(base), [override])
+
+
+def test_what_only_deepspeed_knows_is_handed_on(base: Path) -> None:
+    section = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    recipe = load_recipe(str(base), ["deepspeed={zero_optimization: {offload_optimizer: {device: cpu}}}"])
+    assert recipe.deepspeed == section
+
+
 def test_no_is_a_language(base: Path) -> None:
     child = base.parent / "child.yaml"
     child.write_text("base: base.yaml\nlanguages:\n  no: {tokens: 10, text: {files: [no.txt]}}\n")

@@ -80,6 +80,12 @@ def test_identical_vectors_find_each_other() -> None:
         assert direction["chance"] == pytest.approx(1 / 50)
 
 
+def test_vectors_that_are_not_finite_find_nothing() -> None:
+    vectors = torch.full((1, 4, 8), torch.nan)
+    found = retrieval(vectors, vectors, one_to_one(4), CPU)
+    assert found["to_target"]["csls_interval"][0] == 0.0
+
+
 def test_random_vectors_are_at_chance() -> None:
     generator = torch.Generator().manual_seed(2)
     sources, targets = (F.normalize(torch.randn(1, 20, 16, generator=generator), dim=2) for _ in range(2))

@@ -120,5 +120,18 @@ def test_what_is_no_finished_run(data_dir: Path, tmp_path: Path) -> None:
         read_run(str(tmp_path / "nothing"))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny_recipe(data_dir)))
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="no stage has finished"):
+    with pytest.raises(UserError, match="its pretrain stage has not finished"):
         read_run(str(tmp_path))
+
+
+def test_a_run_of_whose_stages_one_has_finished(data_dir: Path, tmp_path: Path) -> None:
+    """Its account would be the align stage's, beside perplexities of the stage that is under way."""
+    recipe = tiny_recipe(data_dir)
+    assert recipe.stages == ["align", "pretrain"]
+    folder = finished(tmp_path / "run", recipe, {"en": 99.0, "clone": 200.0}, words=300)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # as a killed process leaves it
+    read_run(str(folder))
+    (folder / "pretrain" / "weights").rename(folder / "align_of_it")
+    with pytest.raises(UserError, match="its pretrain stage has not finished"):
+        read_run(str(folder))

@@ -12,11 +12,12 @@ from prealign.data.prepared import PreparedData, open_data
 from prealign.errors import UserError
 from prealign.evaluation.aligned import alignment_lines
 from prealign.preparation.pipeline import prepare
+from prealign.processes import free_port
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.run import finished_account
-from prealign.training.words import word_batches, word_tokens
+from prealign.training.words import check_word_lengths, word_batches, word_tokens
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
-from tests.processes import finish, start, train, train_arguments
+from tests.processes import finish, start, start_rank, train, train_arguments
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "frequency"])
@@ -83,6 +84,47 @@ def test_alignment_is_not_kept_without_a_table(data_dir: Path) -> None:
 def test_kept_alignment_is_not_compiled(data_dir: Path) -> None:
     with pytest.raises(UserError, match=r"parallel\.compile: found true with pretrain\.align_every"):
         tiny_recipe(data_dir, pretrain={"align_every": 2}, parallel={"compile": True})
+
+
+def test_ranks_with_other_recipes_do_not_train(data_dir: Path, tmp_path: Path) -> None:
+    """As on a node whose checkout is an older one."""
+    first = train_arguments(tiny_recipe(data_dir), tmp_path / "run")
+    port = free_port()
+    both = [start_rank([*first, *own], rank, 2, port) for rank, own in enumerate(([], ["pretrain.learning_rate=2e-3"]))]
+    code, _, err = finish(both)
+    assert code == 2
+    assert "pretrain.learning_rate: found 0.002 on rank 1, and 0.001 on rank 0; expected one recipe" in err
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_a_model_that_is_not_finite_has_not_finished(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(data_dir, anomalies={"limit": 1000})
+    arguments = train_arguments(recipe, tmp_path / "run", "--stage", "align", "align.learning_rate=1e9")
+    code, _, err = finish(start(arguments))
+    assert code == 2, err
+    assert "align: after its last step (10) weights or perplexity are not finite" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "align" / "weights").exists()
+
+
+def test_checkpoints_without_their_recipe(data_dir: Path, tmp_path: Path) -> None:
+    arguments = train_arguments(tiny_recipe(data_dir, checkpoint={"every": 2}), tmp_path / "run", "--stop-after", "3")
+    assert finish(start(arguments))[0] == 0
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    code, _, err = finish(start(arguments))
+    assert code == 2
+    assert "recipe.yaml: no such file beside" in err
+
+
+def test_a_context_shorter_than_a_word(data_dir: Path) -> None:
+    recipe = tiny_recipe(data_dir)
+    data = open_data(recipe)
+    check_word_lengths(recipe, data)
+    short = recipe.model_copy(update={"model": recipe.model.model_copy(update={"context": 2})})
+    with pytest.raises(UserError, match=r"model\.context: found 2; the longest word of the table has \d+ tokens"):
+        check_word_lengths(short, data)
+    rotary = short.model.model_copy(update={"positions": "rotary"})
+    check_word_lengths(short.model_copy(update={"model": rotary}), data)
 
 
 def test_moved_data_is_the_same_data(data_dir: Path, tmp_path: Path) -> None:
