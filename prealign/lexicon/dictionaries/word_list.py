@@ -11,25 +11,8 @@ _TITLES = {"source", "target", "src", "tgt", "trg", "word", "words", "headword",
 """Of columns, besides codes of languages."""
 _PARTS_OF_SPEECH = {
     *("noun", "verb", "adjective", "adverb", "pronoun", "preposition", "conjunction", "interjection", "determiner"),
-    *(
-        "propn",
-        "adj",
-        "adv",
-        "adp",
-        "num",
-        "pron",
-        "det",
-        "prep",
-        "conj",
-        "intj",
-        "aux",
-        "part",
-        "n",
-        "v",
-        "a",
-        "r",
-        "s",
-    ),
+    *("propn", "adj", "adv", "adp", "num", "pron", "det", "prep", "conj", "intj", "aux", "part"),
+    *("n", "v", "a", "r", "s"),
 }
 _FIRST_LINES = 50
 
