@@ -409,15 +409,14 @@ class Recipe(Section):
         block = self.data.tokenizer.vocab_size
         return [block * number + self.data.tokenizer.end_id for number in range(1 + len(self.clones))]
 
-    def align_batch(self, dp_size: int = 1) -> BatchConfig:
-        """Sizes of the align stage's steps, with ``dp_size`` as in `accumulation`. Raises `UserError` when
-        `align.global_batch_size` does not divide by it."""
-        size = self.align.global_batch_size
-        if size is None:
-            return self.batch
+    def batch_of(self, stage: StageName, dp_size: int = 1) -> BatchConfig:
+        """Sizes of a stage's steps, with ``dp_size`` as in `accumulation`. Raises `UserError` when its
+        `global_batch_size` does not divide by it."""
+        own = self.align.global_batch_size if stage == "align" else None
+        size, section = (self.batch.global_batch_size, "batch") if own is None else (own, "align")
         if size % dp_size:
             raise UserError(
-                f"align: found global_batch_size={size} on {dp_size} {self._who}; expected a multiple of {dp_size}"
+                f"{section}: found global_batch_size={size} on {dp_size} {self._who}; expected a multiple of {dp_size}"
             )
         return BatchConfig.over(dp_size, size, self.batch.micro_batch_size)
 
@@ -440,16 +439,11 @@ class Recipe(Section):
 
     def accumulation(self, dp_size: int) -> int:
         """Micro-batches per step and rank, where ``dp_size`` ranks, or groups of ranks, have rows of text of
-        their own; raises `UserError` when the batch does not divide."""
-        batch = self.batch
-        per_pass = batch.micro_batch_size * dp_size
-        if batch.global_batch_size % per_pass:
-            raise UserError(
-                f"batch: found global_batch_size={batch.global_batch_size} and micro_batch_size="
-                f"{batch.micro_batch_size} on {dp_size} {self._who}; expected global_batch_size divisible by "
-                f"micro_batch_size x {self._who} = {per_pass}"
-            )
-        return batch.global_batch_size // per_pass
+        their own; of a stage's recipe, whose batch divides (`batch_of`), else `ValueError`."""
+        micro_batches, rest = divmod(self.batch.global_batch_size, self.batch.micro_batch_size * dp_size)
+        if rest:
+            raise ValueError(f"{self.batch!r} does not divide over {dp_size} {self._who}")
+        return micro_batches
 
     @property
     def _who(self) -> str:

@@ -30,7 +30,7 @@ class Stage:
 
     name: StageName
     recipe: Recipe
-    """The run's, but for `batch` and `align`, which are as this stage has them."""
+    """The run's, but for `batch` and `align`, which are as this stage has them on the ranks that there are."""
     schedule: ScheduleConfig
     """Its learning rate."""
     word_steps: WordSteps | None
@@ -52,11 +52,11 @@ class Stage:
 
 
 def align_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
-    """The align stage, with ``dp_size`` as in `Recipe.accumulation`. Raises `UserError` where
-    `align.global_batch_size` does not divide by it."""
+    """The align stage, with ``dp_size`` as in `Recipe.accumulation`. Raises `UserError` where its
+    `global_batch_size` does not divide by it."""
     return Stage(
         name="align",
-        recipe=recipe.model_copy(update={"batch": recipe.align_batch(dp_size)}),
+        recipe=recipe.model_copy(update={"batch": recipe.batch_of("align", dp_size)}),
         schedule=recipe.align,
         word_steps=WordSteps(1, int(mix(recipe.seed, Draw.WORD_BATCHES)), "stages: found 'align'"),
         code_switch=False,
@@ -68,8 +68,9 @@ def align_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
 
 
 def pretrain_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
-    """The pretrain stage, with the word batches of `pretrain.align_every`."""
+    """The pretrain stage, with the word batches of `pretrain.align_every`; ``dp_size`` as in `align_stage`."""
     own = recipe.pretrain
+    recipe = recipe.model_copy(update={"batch": recipe.batch_of("pretrain", dp_size)})
     words = None
     if own.align_every is not None:
         seed = int(mix(recipe.seed, Draw.WORD_BATCHES, 1))

@@ -14,7 +14,7 @@ class BatchConfig(Section):
     global_batch_size: Count
     """Sequences of one optimizer step over all ranks."""
     micro_batch_size: Count
-    """Sequences of one forward pass on one rank."""
+    """Sequences of one forward pass on one rank, at most: it takes as many as divide the rank's share of a step."""
 
     @classmethod
     def over(cls, ranks: int, global_batch_size: int, most: int) -> "BatchConfig":

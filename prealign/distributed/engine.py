@@ -1,5 +1,7 @@
 """From a recipe to a DeepSpeed engine."""
 
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +51,20 @@ def deepspeed_config(recipe: Recipe, dp_size: int) -> dict[str, Any]:
     }
     if recipe.parallel.tensor_parallel_size > 1:
         generated["tensor_parallel"] = autotp_config(recipe.parallel.tensor_parallel_size)
-    return _merged(generated, recipe.deepspeed)
+    return _merged(_merged(generated, _gradient_types(recipe, dp_size)), recipe.deepspeed)
+
+
+def _gradient_types(recipe: Recipe, dp_size: int) -> dict[str, Any]:
+    """fp32 for sums of bf16 gradients: over ranks, and over a step's micro-batches where it has several. DeepSpeed's
+    own choice is bf16 for both, whose 8 bits lose what is small beside the sum; without ZeRO it has no other for
+    micro-batches."""
+    if recipe.parallel.precision != "bf16":
+        return {}
+    types: dict[str, Any] = {"communication_data_type": "fp32"}
+    if recipe.parallel.zero_stage > 0 and recipe.accumulation(dp_size) > 1:
+        types["data_types"] = {"grad_accum_dtype": "fp32"}
+        types["bf16"] = {"immediate_grad_update": True}  # each gradient is added, and let go, as soon as it is there
+    return types
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -93,13 +108,14 @@ def initialise_engine(
     model: nn.Module, recipe: Recipe, world: World, learning_rate: Callable[[int], float]
 ) -> deepspeed.DeepSpeedEngine:
     """Any model with the recipe's optimizer, batch sizes and layout; ``learning_rate`` as in `build_engine`."""
-    engine, _, _, _ = deepspeed.initialize(
-        model=model,
-        model_parameters=_parameter_groups(model),
-        config=deepspeed_config(recipe, world.dp_size),
-        lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
-        dist_init_required=False,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # a bf16 optimizer prints how much memory is in use, in 18 lines
+        engine, _, _, _ = deepspeed.initialize(
+            model=model,
+            model_parameters=_parameter_groups(model),
+            config=deepspeed_config(recipe, world.dp_size),
+            lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
+            dist_init_required=False,
+        )
     if world.tp_size > 1:
         engine.first_dataloader_check.remove()  # it sends the first batch around; batches are equal by construction
     if recipe.parallel.zero_stage == 0:

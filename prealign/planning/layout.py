@@ -16,7 +16,8 @@ TOKENS_PER_WORD = 2.5
 @dataclass(frozen=True)
 class Layout:
     """``zero_stage`` to ``micro_batch_size`` as in the recipe. ``recompute``, ``recompute_words``: every so many-th
-    block is recomputed in passes of text and of words; None: no block. ``wide_gradients``: they add up in fp32.
+    block is recomputed in passes of text and of words; None: no block. ``wide_gradients``: they add up in fp32, over
+    micro-batches and ranks; None: as `prealign.distributed.engine` has it (`accumulates_wide`).
     ``overlap``: ZeRO reduces them beside the backward pass. ``bucket``: elements that ZeRO reduces at a time.
     ``offload``: the optimizer's state lies in host memory. ``megatron``: tensor ranks split embeddings, head and norms
     as well and exchange beside products, as Megatron-LM's and nanotron's do and ours do not: for times of theirs."""
@@ -28,7 +29,7 @@ class Layout:
     recompute: int | None
     recompute_words: int | None
     bf16: bool = True
-    wide_gradients: bool = False
+    wide_gradients: bool | None = None
     overlap: bool = False
     bucket: int = 500_000_000
     offload: bool = False
@@ -42,6 +43,7 @@ class Layout:
         text, words = parallel.activation_checkpointing, parallel.word_activation_checkpointing
         zero: dict[str, Any] = recipe.deepspeed.get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
+        accumulated: str | None = recipe.deepspeed.get("data_types", {}).get("grad_accum_dtype")
         return cls(
             zero_stage=parallel.zero_stage,
             tensor_size=parallel.tensor_parallel_size,
@@ -50,7 +52,7 @@ class Layout:
             recompute=recompute_every(text),
             recompute_words=recompute_every(text if words is None else words),
             bf16=parallel.precision == "bf16",
-            wide_gradients=recipe.deepspeed.get("data_types", {}).get("grad_accum_dtype") == "fp32",
+            wide_gradients={"fp32": True, "bf16": False}.get(accumulated) if accumulated is not None else None,
             overlap=parallel.zero_stage == 3 if overlap is None else bool(overlap),
             bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
             offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
@@ -62,10 +64,16 @@ class Layout:
         """Bytes of a weight in the forward pass."""
         return 2 if self.bf16 else 4
 
+    def accumulates_wide(self, sequences: int, gpus: int) -> bool:
+        """Whether the micro-batches of a step of so many ``sequences`` add up in a buffer of fp32 beside bf16."""
+        if self.wide_gradients is not None:
+            return self.bf16 and self.wide_gradients
+        return self.bf16 and self.zero_stage > 0 and sequences > self.micro_batch_size * self.data_size(gpus)
+
     @property
-    def gradient_itemsize(self) -> int:
-        """Bytes of a gradient that micro-batches add up in."""
-        return 4 if self.wide_gradients else self.itemsize
+    def reduced_itemsize(self) -> int:
+        """Bytes of a gradient that ranks exchange."""
+        return self.itemsize if self.wide_gradients is False else 4
 
     def data_size(self, gpus: int) -> int:
         """Ranks, or groups of ranks, with rows of their own. Raises `UserError`."""

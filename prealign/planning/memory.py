@@ -16,6 +16,8 @@ _TRIANGLE = 1 << 28
 """Elements of the alignment loss's workspace, with the whole square of pairs and with the triangle (`kernels`)."""
 _TRIANGLE_TAU = 1 / 40
 _TRIANGLE_ANCHORS = 0.4
+_JOINED = 500_000_000
+"""Elements of gradients that DeepSpeed adds up between ranks at a time."""
 _LIVE = 1_000_000_000
 """Elements of weights that ZeRO-3 keeps gathered (`stage3_max_live_parameters`)."""
 
@@ -107,9 +109,13 @@ def _word_parts(work: Workload, layout: Layout, gpus: int) -> dict[str, float]:
 def _zero_parts(work: Workload, layout: Layout, gpus: int, held: States) -> dict[str, float]:
     ranks, buckets, gathered = layout.state_size(gpus), 0.0, 0.0
     count = held.weights / layout.itemsize * (ranks if layout.zero_stage == 3 else 1)
-    if layout.zero_stage in (1, 2) and not (layout.zero_stage == 1 and layout.wide_gradients):
-        buckets = (2.0 if layout.overlap else 1.0) * layout.bucket * layout.itemsize
+    step = float(held.step)
+    if layout.zero_stage == 1 and layout.accumulates_wide(work.sequences, gpus):
+        step = 4.0 * min(_JOINED, count)  # gradients on their way between ranks, when the passes are over
+    elif layout.zero_stage > 0:
+        buckets = (2.0 if layout.overlap and layout.zero_stage < 3 else 1.0) * layout.bucket * layout.itemsize
+        if ranks > 1 and layout.reduced_itemsize > layout.itemsize:
+            buckets += layout.bucket * layout.reduced_itemsize  # a bucket on its way
     if layout.zero_stage == 3:
-        buckets = float(layout.bucket * layout.itemsize)
         gathered = min(count, _LIVE) * layout.itemsize if ranks > 1 else 0.0
-    return {"buckets": buckets, "gathered weights": gathered, "step": float(held.step)}
+    return {"buckets": buckets, "gathered weights": gathered, "step": step}

@@ -108,7 +108,7 @@ def run_cost(
     """Of stages, each with its layout. Raises `UserError` where a global batch does not divide."""
     stages = []
     for load, layout in zip(loads, layouts):
-        _check_batch(load, layout, cluster)
+        layout = _fitted(load, layout, cluster)
         used = memory(load.work, layout, cluster.gpus)
         stages.append(StageCost(load, layout, cluster, used, step_time(load.work, layout, cluster, rates)))
     return RunCost(tuple(stages), cluster, price)
@@ -189,14 +189,15 @@ def recompute_words(layout: Layout) -> str:
     return f"{text}" if text == words else f"{text}, words {words}"
 
 
-def _check_batch(load: StageLoad, layout: Layout, cluster: Cluster) -> None:
+def _fitted(load: StageLoad, layout: Layout, cluster: Cluster) -> Layout:
+    """With the micro-batch that a rank's share of the step allows, as training has it."""
     groups = layout.data_size(cluster.gpus)
-    if load.work.sequences % (groups * layout.micro_batch_size):
+    if load.work.sequences % groups:
         raise UserError(
-            f"batch: found global_batch_size={load.work.sequences} and micro_batch_size={layout.micro_batch_size} on "
-            f"{groups} groups of ranks ({load.name}); expected global_batch_size divisible by micro_batch_size x "
-            f"groups = {groups * layout.micro_batch_size}"
+            f"{load.name}: found global_batch_size={load.work.sequences} on {groups} groups of ranks; expected a "
+            f"multiple of {groups}"
         )
+    return replace(layout, micro_batch_size=_divisor(load.work.sequences // groups, layout.micro_batch_size))
 
 
 def _candidates(loads: Sequence[StageLoad], layouts: Sequence[Layout], cluster: Cluster) -> Iterator[list[Layout]]:

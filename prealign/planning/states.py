@@ -11,7 +11,8 @@ the ``p`` ranks, and ``P`` the sum of its parameters' elements over ``p``, each 
     3       2 P        2 P          12 P
             and on several ranks p shares of those of at most 10^5 elements
 
-Gradients are what is kept between two micro-batches; with ``grad_accum_dtype: fp32`` they are 4 N, 4 N / p and 4 P.
+Gradients are what is kept between two micro-batches; where bf16's add up in fp32 (a step of several micro-batches, but
+for ZeRO 0) they are 4 N, 4 N / p and 4 P.
 """
 
 import math
@@ -50,7 +51,8 @@ def states(work: Workload, layout: Layout, gpus: int, rank: int | None = None) -
     """Of ``rank`` among the ranks that ZeRO shards over, or the most of any of them."""
     groups = parameter_groups(work.model, work.vocab_size, layout.tensor_size)
     ranks = layout.state_size(gpus)
-    found = _states(groups, layout.zero_stage, layout.itemsize, layout.gradient_itemsize, ranks, rank)
+    accumulated = 4 if layout.accumulates_wide(work.sequences, gpus) else layout.itemsize
+    found = _states(groups, layout.zero_stage, layout.itemsize, accumulated, ranks, rank)
     if layout.offload:
         return States(found.weights, found.gradients, 0, found.step, found.optimizer)
     return found

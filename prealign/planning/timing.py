@@ -76,7 +76,9 @@ def step_time(work: Workload, layout: Layout, cluster: Cluster, rates: Rates) ->
     aligning = share * _alignment(work, layout, rates, gpus)
     exposed, hidden = _communication(work, layout, cluster, passes, share, parameters, both("total"), plain, aligning)
     owned = parameters / (layout.state_size(gpus) if layout.zero_stage else 1)
-    accumulated = (passes - 1) * parameters * (3 * layout.itemsize if not layout.wide_gradients else 10)
+    accumulated = (
+        (passes - 1) * parameters * (10 if layout.accumulates_wide(work.sequences, gpus) else 3 * layout.itemsize)
+    )
     seconds = {
         "matrix products": both("products") + both("head"),
         "attention": both("attention"),
@@ -177,7 +179,7 @@ def _communication(
     beside(tensor, passes * plain.products if layout.megatron else 0.0)
     ranks, stride = layout.state_size(cluster.gpus), layout.tensor_size
     weights = parameters * layout.itemsize
-    gradients = parameters * layout.gradient_itemsize
+    gradients = parameters * layout.reduced_itemsize
     backward = 2 / 3 * plain.total
     if layout.zero_stage == 3:
         every = 2 * cluster.gather_seconds(weights, ranks, stride) + cluster.gather_seconds(gradients, ranks, stride)

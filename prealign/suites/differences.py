@@ -42,7 +42,7 @@ def differences(recipe: Recipe) -> Table:
 def _aligning(recipe: Recipe) -> Iterator[list[str]]:
     """Every setting of the align stage."""
     align = recipe.align
-    tokens = recipe.align_batch().global_batch_size * recipe.model.context
+    tokens = recipe.batch_of("align").global_batch_size * recipe.model.context
     words = f"as many a step as draw each word of the table {align.coverage} times"
     if align.words_per_step is not None:
         words = f"{align.words_per_step:,} a step"

@@ -89,7 +89,7 @@ def align_plan(recipe: Recipe) -> StagePlan:
     else:
         run_steps = _whole_steps(recipe, sum(count or 0 for count in windows))
         shares = [count or 0 for count in windows]
-    align_batch = recipe.align_batch().global_batch_size
+    align_batch = recipe.batch_of("align").global_batch_size
     steps = max(1, round(recipe.align.fraction * run_steps * batch / align_batch))
     for number, (name, source) in enumerate(recipe.sources.items()):
         if name not in recipe.languages or source.active is not None:

@@ -50,7 +50,7 @@ def test_check_prints_the_plan_and_trains_nothing(config: str, tmp_path: Path) -
     ("arguments", "message"),
     [
         (["--config", "{config}", "model.headz=1"], "unknown key; did you mean 'heads'"),
-        (["--config", "{config}", "batch.micro_batch_size=5"], "global_batch_size=16 and micro_batch_size=5"),
+        (["--config", "{config}", "--check", "--ranks", "5"], "batch: found global_batch_size=16 on 5 ranks; expected a multiple"),
         (["--config", "{config}", "data.dir=/nowhere"], "no such tokenizer; run launchers/prepare.py"),
         (["--config", "{config}", "data.tokenizer.vocab_size=601"], "found 601"),
         (
@@ -103,8 +103,8 @@ def test_deepspeed_command(config: str, tmp_path: Path) -> None:
     elsewhere = f"run_dir={tmp_path / 'elsewhere'}"
     for changes, message in [
         (
-            ["batch.micro_batch_size=16", elsewhere],
-            "on 2 ranks; expected global_batch_size divisible by micro_batch_size x ranks = 32",
+            ["batch.global_batch_size=15", elsewhere],
+            "batch: found global_batch_size=15 on 2 ranks; expected a multiple of 2",
         ),
         (
             ["align.global_batch_size=3", elsewhere],

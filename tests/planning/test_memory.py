@@ -30,14 +30,18 @@ def test_parts_of_a_run_on_one_card() -> None:
     assert parts["activations"] == pytest.approx(16 * 1024 * 24 * 32 * 2048, rel=0.01)
     gradients = 4 * 50_048 * 2048 + 2 * 16 * 1024 * 2048
     assert parts["logits"] == 2 * 16 * 1024 * 50_048 + gradients
-    assert parts["step"] == pytest.approx(6 * count, rel=0.01)
+    assert parts["gradients"] == 4 * count  # they add up in fp32
+    assert parts["step"] == 4 * 500_000_000
+    narrow = used(gpus=1, wide_gradients=False).parts
+    assert narrow["gradients"] == 2 * count
+    assert narrow["step"] == pytest.approx(6 * count, rel=0.01)
 
 
 def test_the_peak_is_of_one_moment() -> None:
     found = used(WORDS, gpus=1)
     assert found.peak == max(found.phases.values()) == found.phases[found.when]
     assert found.peak < sum(found.parts.values())
-    assert used(gpus=1, recompute=1, micro_batch_size=1).when == "the optimizer step"
+    assert used(gpus=1, recompute=1, micro_batch_size=1, wide_gradients=False).when == "the optimizer step"
     assert used(gpus=1).when == "the LM loss"
 
 

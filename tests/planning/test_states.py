@@ -46,11 +46,11 @@ def optimizer_of(engine: engines.Any) -> list[torch.Tensor]:
     return [tensor for tensor in (*apart, *moments) if tensor.dim() > 0]
 
 
-def measured(rank: int, ranks: int, layout: engines.Layout, wide: bool) -> tuple[int, int, int]:
+def measured(rank: int, ranks: int, layout: engines.Layout, narrow: bool) -> tuple[int, int, int]:
     """After a step, and the first of the next one's micro-batches."""
     world, recipe = world_of(rank, ranks, layout.tp_size), recipe_of(layout)
-    if wide:
-        recipe = recipe.model_copy(update={"deepspeed": WIDE})
+    if narrow:
+        recipe = recipe.model_copy(update={"deepspeed": NARROW})
     engine = engine_of(recipe, world)
     train(engine, recipe, world, 0, 1)
     assert recipe.accumulation(world.dp_size) > 1
@@ -61,23 +61,23 @@ def measured(rank: int, ranks: int, layout: engines.Layout, wide: bool) -> tuple
     return tuple(storage_bytes(find(engine)) for find in (weights_of, gradients_of, optimizer_of))
 
 
-WIDE = {"data_types": {"grad_accum_dtype": "fp32"}, "bf16": {"immediate_grad_update": True}}
+NARROW = {"data_types": {"grad_accum_dtype": "bf16"}}
 
 
-def expected(rank: int, ranks: int, layout: engines.Layout, wide: bool) -> tuple[int, int, int]:
+def expected(rank: int, ranks: int, layout: engines.Layout, narrow: bool) -> tuple[int, int, int]:
     recipe = recipe_of(layout)
-    if wide:
-        recipe = recipe.model_copy(update={"deepspeed": WIDE})
+    if narrow:
+        recipe = recipe.model_copy(update={"deepspeed": NARROW})
     stage = pretrain_stage(recipe)
     found = states(Workload.of(stage), Layout.of(stage), ranks, rank // layout.tp_size)
     return found.weights, found.gradients, found.optimizer
 
 
-def check(stage: int, precision: str, ranks: int, tensor_size: int, wide: bool = False, llama: bool = False) -> None:
+def check(stage: int, precision: str, ranks: int, tensor_size: int, narrow: bool = False, llama: bool = False) -> None:
     shape = {"hidden_size": 16, "heads": 4, "llama": True} if llama else {}
     layout = engines.Layout(stage, precision, tp_size=tensor_size, **shape)
-    found = on_ranks(measured, ranks, layout, wide)
-    assert found == [expected(rank, ranks, layout, wide) for rank in range(ranks)]
+    found = on_ranks(measured, ranks, layout, narrow)
+    assert found == [expected(rank, ranks, layout, narrow) for rank in range(ranks)]
 
 
 QUICK = [(1, "bf16", 2, 1), (3, "bf16", 2, 1), (2, "bf16", 2, 2)]
@@ -103,8 +103,8 @@ def test_bytes_in_every_layout(stage: int, precision: str, ranks: int, tensor_si
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "ranks"), [(1, 2), (2, 2), (3, 2), (1, 1)])
-def test_bytes_with_gradients_in_fp32(stage: int, ranks: int) -> None:
-    check(stage, "bf16", ranks, 1, wide=True)
+def test_bytes_with_gradients_in_bf16(stage: int, ranks: int) -> None:
+    check(stage, "bf16", ranks, 1, narrow=True)
 
 
 @pytest.mark.slow
