@@ -1,5 +1,6 @@
 """Which words of a batch are positives of each other, and which pairs are ignored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,16 @@ class Relations:
         return len(self.anchor_weight)
 
     def to(self, device: torch.device) -> "Relations":
-        """A copy on a device."""
+        """A copy on a device, which is not waited for where this one is in pinned memory."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Relations":
+        """The same relations of changed tensors, those of the plan too: in other memory, or on another device."""
         return Relations(
-            (self.positives[0].to(device), self.positives[1].to(device)),
-            (self.ignored[0].to(device), self.ignored[1].to(device)),
-            self.anchor_weight.to(device),
-            self.plan.to(device) if self.plan is not None else None,
+            (change(self.positives[0]), change(self.positives[1])),
+            (change(self.ignored[0]), change(self.ignored[1])),
+            change(self.anchor_weight),
+            self.plan.each(change) if self.plan is not None else None,
         )
 
 

@@ -5,7 +5,7 @@ the CPU where the relations are there, so that no pass waits for the device.
 rank that has all words as rows therefore computes the upper triangle of tiles alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,9 +50,9 @@ class SymmetricPlan:
         """The tensors, in order."""
         return [self.order, self.tile_index, self.bits, self.pair_rows, self.pair_columns, self.pair_kinds]
 
-    def to(self, device: torch.device) -> "SymmetricPlan":
-        """A copy on a device."""
-        return SymmetricPlan.of([tensor.to(device, non_blocking=True) for tensor in self.tensors()], self.include_self)
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "SymmetricPlan":
+        """The same plan of changed tensors."""
+        return SymmetricPlan.of([change(tensor) for tensor in self.tensors()], self.include_self)
 
 
 def tile_shape(words: int) -> tuple[int, int]:

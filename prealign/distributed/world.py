@@ -88,9 +88,18 @@ class World:
         """Whether the flag is set on any rank; all ranks call it and get the same answer."""
         if self.world_size == 1:
             return flag
+        return self.ask_any(flag)()
+
+    def ask_any(self, flag: bool) -> Callable[[], bool]:
+        """`any` without waiting: what is returned waits for the answer, and gives it. All ranks call it."""
         answer = torch.tensor([flag], dtype=torch.int32)
-        dist.all_reduce(answer, dist.ReduceOp.MAX, group=self.control)
-        return bool(answer)
+        work = dist.all_reduce(answer, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+        def answered() -> bool:
+            work.wait()
+            return bool(answer)
+
+        return answered
 
     def first(self, value: Value) -> Value:
         """The first rank's value, on all ranks."""

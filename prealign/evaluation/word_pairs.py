@@ -2,7 +2,7 @@
 vectors in a model."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,5 +105,4 @@ def surface_inputs(lexicon: CompiledLexicon, surfaces: np.ndarray, device: torch
         tuple(lexicon.languages),
         full_relations(torch.arange(len(forms))),
     )
-    words = word_inputs(batch, 0, 1, device)
-    return WordInputs(words.ids, words.positions, words.groups, words.spans, None)
+    return replace(word_inputs(batch, 0, 1), relations=None).to(device)

@@ -1,7 +1,7 @@
 """Batches -> the flat tensors that the model sees: text rows first, then words, grouped by length so that none is
 padded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,19 @@ class WordInputs:
     groups: tuple[Group, ...]
     spans: Spans
     relations: Relations | None
+
+    def to(self, device: torch.device) -> "WordInputs":
+        """A copy on a device, which is not waited for where this one is in pinned memory."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "WordInputs":
+        """A copy in pinned memory."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "WordInputs":
+        spans = Spans(change(self.spans.starts), change(self.spans.lengths))
+        relations = self.relations.each(change) if self.relations is not None else None
+        return WordInputs(change(self.ids), change(self.positions), self.groups, spans, relations)
 
 
 @dataclass(frozen=True)
@@ -96,9 +109,10 @@ def text_inputs(
 
 
 def word_inputs(
-    batch: WordBatch, rank: int, ranks: int, device: torch.device, include_self: bool = False
+    batch: WordBatch, rank: int, ranks: int, include_self: bool = False, *, plans: bool = False
 ) -> WordInputs:
-    """The share of a word batch that a rank encodes. ``include_self``: as the alignment loss has it."""
+    """The share of a word batch that a rank encodes, on the CPU. ``include_self``: as the alignment loss has it.
+    ``plans``: work out what the kernels' passes over the upper triangle need, which is of one rank's batch."""
     begin, end = shard(len(batch), rank, ranks)
     lengths = batch.lengths[begin:end]
     first = torch.cumsum(batch.lengths, 0) - batch.lengths
@@ -110,13 +124,6 @@ def word_inputs(
     inner = torch.arange(int(ordered.sum())) - torch.repeat_interleave(place, ordered)
     ids = batch.tokens[torch.repeat_interleave(first[begin:end][by_length], ordered) + inner]
     sizes, rows = torch.unique_consecutive(ordered, return_counts=True)
-    relations = batch.relations
-    if device.type == "cuda" and ranks == 1:  # what the passes over the upper triangle need, worked out on the CPU
-        relations = planned(relations, include_self)
-    return WordInputs(
-        ids.to(device),
-        inner.to(device),
-        tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist())),
-        Spans(starts.to(device), lengths.to(device)),
-        relations.to(device),
-    )
+    groups = tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist()))
+    relations = planned(batch.relations, include_self) if plans else batch.relations
+    return WordInputs(ids, inner, groups, Spans(starts, lengths), relations)

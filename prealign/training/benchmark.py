@@ -31,6 +31,7 @@ from prealign.training.clock import Clock
 from prealign.training.machine import device_name, peak_memory_gb
 from prealign.training.plan import Account, align_plan, pretrain_plan
 from prealign.training.step import take_step
+from prealign.training.step_words import StepWords, step_words, words_of
 from prealign.training.words import word_batches
 
 PARTS = ("data", "forward", "backward", "optimizer")
@@ -113,15 +114,15 @@ def _step(
     engine: Engine,
     recipe: Recipe,
     world: World,
-    source: Iterator[tuple[list[MicroBatch], WordBatch | None]],
+    source: Iterator[tuple[list[MicroBatch], StepWords | None]],
     synchronise: bool,
 ) -> StepTimes:
     """``synchronise``: wait for the device after every part, so that each has its own time."""
     clock = Clock(torch.cuda.synchronize if synchronise and world.device.type == "cuda" else None)
     with clock.part("data"):
         micro, words = next(source)
-    take_step(engine, recipe, world, micro, words, clock)
-    return StepTimes(clock.seconds, len(words) if words else 0, len(words.tokens) if words else 0)
+    take_step(engine, recipe, world, micro, words.inputs if words else None, clock)
+    return StepTimes(clock.seconds, words.count if words else 0, sum(words.tokens.values()) if words else 0)
 
 
 def _summary(
@@ -149,7 +150,7 @@ def _summary(
     }
 
 
-def _synthetic(stage: Stage, world: World) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
+def _synthetic(stage: Stage, world: World) -> Iterator[tuple[list[MicroBatch], StepWords | None]]:
     """Random tokens; words in pairs of translations, one to four tokens each."""
     recipe = stage.recipe
     generator = torch.Generator().manual_seed(world.dp_rank)
@@ -168,7 +169,8 @@ def _synthetic(stage: Stage, world: World) -> Iterator[tuple[list[MicroBatch], W
             lengths = torch.randint(1, 5, (count,), generator=shared)
             tokens = torch.randint(0, recipe.vocab_size, (int(lengths.sum()),), generator=shared)
             languages = torch.arange(count) % 2
-            words = WordBatch(tokens, lengths, languages, tuple(recipe.languages)[:2], _pairs(count))
+            batch = WordBatch(tokens, lengths, languages, tuple(recipe.languages)[:2], _pairs(count))
+            words = words_of(batch, world, recipe.align.include_self)
         yield micro, words
 
 
@@ -179,7 +181,7 @@ def _pairs(count: int) -> Relations:
     return Relations(csr(rows, rows ^ 1, count), csr(nothing, nothing, count), torch.full((count,), 1.0 / count))
 
 
-def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list[MicroBatch], WordBatch | None]]:
+def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list[MicroBatch], StepWords | None]]:
     recipe = stage.recipe
     plan = align_plan(recipe) if stage.name == "align" else pretrain_plan(recipe, Account.empty(recipe))
     dataset = StageDataset(data.streams(stage.code_switch), plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
@@ -194,7 +196,7 @@ def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list
         workers=recipe.loader_workers,
         pin_memory=world.device.type == "cuda",
     )
-    words = word_batches(stage, data) if stage.word_steps is not None and data.lexicon is not None else None
-    word_steps = stage.steps_with_words(plan.steps)
+    steps = stage.steps_with_words(plan.steps if data.lexicon is not None else 0)
+    words = step_words(word_batches(stage, data), world, steps, recipe.loader_workers) if steps else iter(())
     for step, micro in enumerate(batches):
-        yield micro, words.batch(step) if words is not None and step in word_steps else None
+        yield micro, next(words) if step in steps else None

@@ -2,13 +2,15 @@
 
 A handler only takes note. All ranks ask each other at every safe point (before each forward pass, in training and in
 evaluation) whether one of them was asked to stop, so that a signal to a single rank stops all of them at the same
-place, with a checkpoint that all of them take part in.
+place, with a checkpoint that all of them take part in. They hear the answer at the next safe point, so that no pass
+waits for it: among hundreds of ranks it takes tens of milliseconds to arrive.
 """
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -26,6 +28,7 @@ class StopRequests:
         self._world = world
         self._first: tuple[signal.Signals, float] | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._answer: Callable[[], bool] | None = None
 
     @property
     def received(self) -> bool:
@@ -33,8 +36,14 @@ class StopRequests:
         return self._first is not None
 
     def check(self) -> None:
-        """Raise `Interrupted` on all ranks if any of them was asked to stop. A safe point: all ranks call it."""
-        if self._world.any(self.received):
+        """Raise `Interrupted` on all ranks if any of them was asked to stop before its last safe point; a single rank,
+        before this one. A safe point: all ranks call it."""
+        if self._world.world_size == 1:
+            stop = self.received
+        else:
+            stop = self._answer is not None and self._answer()
+            self._answer = self._world.ask_any(self.received)
+        if stop:
             raise Interrupted
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -13,13 +13,13 @@ from prealign.config import Recipe
 from prealign.config.stage import Stage
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
-from prealign.data.word_batches import WordBatch
 from prealign.distributed.checkpoints import Checkpoint, Checkpoints
 from prealign.distributed.engine import Engine, InitialValue, build_engine
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
 from prealign.evaluation.aligned import alignment_lines
+from prealign.objectives.inputs import WordInputs
 from prealign.objectives.terms import Objective
 from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
@@ -32,6 +32,7 @@ from prealign.training.schedule import learning_rate
 from prealign.training.signals import ignore_signals
 from prealign.training.space import check_space, has_room
 from prealign.training.step import StepSums, take_step
+from prealign.training.step_words import StepWords, step_words
 from prealign.training.words import word_batches
 
 Evaluate = Callable[[torch.nn.Module, Stage, int, bool], dict[str, Any]]
@@ -92,10 +93,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one optimizer step reads on this rank; ``words`` is the batch of all ranks."""
+    """What one optimizer step reads on this rank."""
 
     micro: list[MicroBatch]
-    words: WordBatch | None
+    words: StepWords | None
+
+    @property
+    def word_inputs(self) -> WordInputs | None:
+        """What the model takes of the words."""
+        return self.words.inputs if self.words is not None else None
 
 
 class StageRun:
@@ -152,7 +158,7 @@ class StageRun:
         )
         self._micro_batch_iterator = self._micro_batches()
         self._word_steps = stage.steps_with_words(plan.steps)
-        self._words = word_batches(stage, context.data) if stage.word_steps is not None else None
+        self._words = self._step_words()
         tokens_per_step = self.recipe.batch.global_batch_size * self.recipe.model.context
         self.throughput = Throughput(tokens_per_step, self.progress.step)
 
@@ -196,7 +202,7 @@ class StageRun:
             self.throughput.restart(self.step)
             while self.step < self.last:
                 batch = self.next_batch()
-                sums = take_step(self.engine, self.recipe, self.world, batch.micro, batch.words, self.clock, self.guard)
+                sums = self.take_step(batch)
                 self.advance(batch, sums)
                 for hook in self.hooks:
                     hook(self, sums)
@@ -211,16 +217,19 @@ class StageRun:
         """What the next step reads."""
         with self.clock.part("wait"):
             micro = next(self._micro_batch_iterator)
-            if self._words is None or self.step not in self._word_steps:
-                return StepBatch(micro, None)
-            return StepBatch(micro, self._words.batch(self.step))
+            return StepBatch(micro, next(self._words) if self.step in self._word_steps else None)
+
+    def take_step(self, batch: StepBatch) -> StepSums:
+        """Forward, backward, optimizer."""
+        words = batch.word_inputs
+        return take_step(self.engine, self.recipe, self.world, batch.micro, words, self.clock, self.guard)
 
     def advance(self, batch: StepBatch, sums: StepSums) -> None:
         """Count the step that was made, its targets and the tokens of its words."""
         self.progress.step += 1
         self._new_targets += torch.stack([sums.count(f"lm_loss/{name}") for name in self.progress.targets])
         if batch.words is not None:
-            for name, count in batch.words.tokens_per_language().items():
+            for name, count in batch.words.tokens.items():
                 self.progress.words[name] += count
 
     # --- hooks ---
@@ -324,6 +333,13 @@ class StageRun:
             pin_memory=self.world.device.type == "cuda",
             on_worker_start=ignore_signals,
         )
+
+    def _step_words(self) -> Iterator[StepWords]:
+        if self.stage.word_steps is None:
+            return iter(())
+        batches, left = word_batches(self.stage, self.context.data), range(self.step, self.last)
+        steps = [step for step in self._word_steps if step in left]
+        return step_words(batches, self.world, steps, self.recipe.loader_workers, ignore_signals)
 
     @contextmanager
     def _checkpoint_on_interrupt(self) -> Iterator[None]:

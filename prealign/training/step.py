@@ -7,10 +7,9 @@ import torch
 from prealign.config import Recipe
 from prealign.data.loader import MicroBatch
 from prealign.data.switching import IGNORED
-from prealign.data.word_batches import WordBatch
 from prealign.distributed.engine import Engine, plain_gradient_norm
 from prealign.distributed.world import World
-from prealign.objectives.inputs import ModelInputs, TextInputs, text_inputs, word_inputs
+from prealign.objectives.inputs import ModelInputs, TextInputs, WordInputs, text_inputs
 from prealign.objectives.joint import ModelOutputs
 from prealign.objectives.terms import Sums
 from prealign.training.anomalies import AnomalyGuard
@@ -22,16 +21,16 @@ def take_step(
     recipe: Recipe,
     world: World,
     micro: list[MicroBatch],
-    words: WordBatch | None,
+    words: WordInputs | None,
     clock: Clock,
     guard: AnomalyGuard | None = None,
 ) -> "StepSums":
     """Forward and backward of a step's micro-batches on this rank, then the optimizer.
 
-    Negatives are all words of the step, so the words go through one pass, the first. A token's loss is divided by the
-    number of targets of the whole step, over all ranks and micro-batches. The engine averages gradients over
-    ``passes``, replicas (sequence-parallel ranks are some) times micro-batches; the model multiplies by it, so that
-    they are sums.
+    ``words``: this rank's, on the CPU. Negatives are all words of the step, so they go through one pass, the first.
+    A token's loss is divided by the number of targets of the whole step, over all ranks and micro-batches. The engine
+    averages gradients over ``passes``, replicas (sequence-parallel ranks are some) times micro-batches; the model
+    multiplies by it, so that they are sums.
     ``guard`` may withhold the update.
     """
     passes = world.replicas * len(micro)
@@ -44,11 +43,7 @@ def take_step(
         targets = world.sum(torch.stack([(text.targets != IGNORED).sum() for text in texts]).sum()).clamp(min=1)
     for number, (batch, text) in enumerate(zip(micro, texts)):
         with clock.part("data"):
-            local_words = None
-            if words is not None and number == 0:
-                local_words = word_inputs(
-                    words, world.replica_rank, world.replicas, world.device, recipe.align.include_self
-                )
+            local_words = words.to(world.device) if words is not None and number == 0 else None
         with clock.part("forward"):
             outputs = engine(ModelInputs(text, local_words, targets, passes))
         with clock.part("backward"):

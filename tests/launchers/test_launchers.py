@@ -50,7 +50,10 @@ def test_check_prints_the_plan_and_trains_nothing(config: str, tmp_path: Path) -
     ("arguments", "message"),
     [
         (["--config", "{config}", "model.headz=1"], "unknown key; did you mean 'heads'"),
-        (["--config", "{config}", "--check", "--ranks", "5"], "batch: found global_batch_size=16 on 5 ranks; expected a multiple"),
+        (
+            ["--config", "{config}", "--check", "--ranks", "5"],
+            "batch: found global_batch_size=16 on 5 ranks; expected a multiple",
+        ),
         (["--config", "{config}", "data.dir=/nowhere"], "no such tokenizer; run launchers/prepare.py"),
         (["--config", "{config}", "data.tokenizer.vocab_size=601"], "found 601"),
         (

@@ -82,7 +82,7 @@ def test_loss_and_gradient_of_a_step(data_dir: Path, align: dict, model: dict) -
     targets = sum(int((batch.targets != IGNORED).sum()) for batch in batches)
     total = torch.zeros((), dtype=torch.float64)
     for number, batch in enumerate(batches):
-        shared = word_inputs(words, 0, 1, CPU) if number == 0 else None
+        shared = word_inputs(words, 0, 1) if number == 0 else None
         text = text_inputs(batch, CPU, None, language_of_source=recipe.language_of_source)
         outputs = trained(ModelInputs(text, shared, torch.tensor(targets), len(batches)))
         total = total + outputs["loss"] / len(batches)  # as the engine does
@@ -112,4 +112,4 @@ def test_word_shares_of_ranks_are_the_batch(data_dir: Path) -> None:
 def _without_relations(words: WordBatch, rank: int, ranks: int):
     from dataclasses import replace
 
-    return replace(word_inputs(words, rank, ranks, CPU), relations=None)
+    return replace(word_inputs(words, rank, ranks), relations=None)
