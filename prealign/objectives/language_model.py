@@ -1,7 +1,6 @@
 """The LM loss: mean cross-entropy over all targets of a step."""
 
 import torch
-import torch.nn.functional as F
 
 from prealign.data.switching import IGNORED
 from prealign.objectives.inputs import ModelInputs, TextInputs
@@ -24,7 +23,8 @@ class LanguageModel:
     def _sums(self, text: TextInputs, token_losses: torch.Tensor) -> Sums:
         """By language as a product with indicators ``[rows, languages]``, whose shapes are those of every step."""
         shape = (text.group.rows, text.group.length)
-        belongs = F.one_hot(text.languages, len(self._languages)).double()
+        numbers = torch.arange(len(self._languages), device=text.languages.device)
+        belongs = (text.languages[:, None] == numbers).double()
         nats = token_losses.detach().view(shape).sum(dim=1, dtype=torch.float64) @ belongs
         targets = (text.targets != IGNORED).view(shape).sum(dim=1).double() @ belongs
         sums: Sums = {"lm_loss": (nats.sum(), targets.sum())}
