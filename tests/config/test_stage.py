@@ -6,7 +6,7 @@ from prealign.config import load_recipe
 from prealign.config.stage import STAGES, stage_of
 from prealign.errors import UserError
 
-ON_CLUSTERS = ["real_150m", "real_400m", "real_1p3b", "real_2p7b", "real_6p7b", "real_13b", "llama_1p3b", "llama_8b"]
+ON_CLUSTERS = ["real_150m", "real_400m", "real_1p3b", "real_2p7b", "real_6p7b", "real_13b", "llama_1p3b"]
 
 
 @pytest.mark.parametrize("name", ON_CLUSTERS)
