@@ -19,6 +19,32 @@ def _first_weights(value: Any) -> Any:
     return _HF + expand(value.removeprefix(_HF))
 
 
+class RotaryScaling(Section):
+    """Rotary positions for contexts beyond those that a model was first trained with."""
+
+    kind: Literal["linear", "llama3"] = "llama3"
+    """`linear`: every frequency is divided by `factor`. `llama3` (Llama 3.1 and later): those whose wavelength is above
+    `original_context / low_freq_factor` are, those below `original_context / high_freq_factor` stay, and between the
+    two it goes over linearly in `original_context / wavelength`."""
+    factor: Annotated[float, Field(ge=1.0)]
+    """How many times slower the slow ones turn."""
+    low_freq_factor: Annotated[float, Field(gt=0.0)] = 1.0
+    """`llama3` alone."""
+    high_freq_factor: Annotated[float, Field(gt=0.0)] = 4.0
+    """`llama3` alone; above `low_freq_factor`."""
+    original_context: Count = 8192
+    """`llama3` alone: the context of first training, in tokens."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "RotaryScaling":
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor: found {self.high_freq_factor:g}; expected more than low_freq_factor "
+                f"({self.low_freq_factor:g})"
+            )
+        return self
+
+
 class ModelConfig(Section):
     """A decoder of pre-norm blocks. The defaults are GPT-2's; rotary positions, RMSNorm, SwiGLU and no biases are
     Llama's."""
@@ -44,6 +70,8 @@ class ModelConfig(Section):
     that grow with the position (Su et al. 2021)."""
     rotary_base: Annotated[float, Field(gt=1.0)] = 10_000.0
     """Base of the rotary frequencies (Hugging Face's `rope_theta`)."""
+    rotary_scaling: RotaryScaling | None = None
+    """Slower rotary frequencies, for long contexts; none by default."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Norm before attention and MLP, and after the last block."""
     norm_eps: Annotated[float, Field(gt=0.0)] = 1e-5
@@ -85,6 +113,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"found positions=rotary and heads of {self.resolved_head_size} features; expected an even size"
             )
+        if self.positions != "rotary" and self.rotary_scaling is not None:
+            raise ValueError(f"rotary_scaling: found a section, with positions={self.positions}; expected rotary ones")
         return self
 
     @property

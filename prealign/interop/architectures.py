@@ -24,6 +24,7 @@ _CARRIED_OVER = {
     "ffn_multiple",
     "ffn_size",
     "rotary_base",
+    "rotary_scaling",
     "norm_eps",
     "tied_embeddings",
     "vocab_multiple",
@@ -110,8 +111,25 @@ def _gpt2_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
     }
 
 
+def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
+    scaling = model.rotary_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": model.rotary_base}
+    found: dict[str, Any] = {"rope_type": scaling.kind, "rope_theta": model.rotary_base, "factor": scaling.factor}
+    if scaling.kind == "llama3":
+        found |= {
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_context,
+        }
+    return found
+
+
 def _llama_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    return {
+    parameters = _rope_parameters(model)
+    # `rope_scaling` is what transformers 4 reads, `rope_parameters` what 5 does
+    scaling = {"rope_scaling": parameters} if model.rotary_scaling is not None else {}
+    return scaling | {
         "vocab_size": vocab_size,
         "max_position_embeddings": model.context,
         "hidden_size": model.hidden_size,
@@ -123,7 +141,7 @@ def _llama_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rotary_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
+        "rope_parameters": parameters,
         "attention_bias": False,  # Llama's and Qwen3's; Qwen2 always has biases of queries, keys and values
         "mlp_bias": False,
         "tie_word_embeddings": model.tied_embeddings,

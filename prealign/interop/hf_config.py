@@ -24,6 +24,7 @@ _OURS = (
     "ffn_size",
     "positions",
     "rotary_base",
+    "rotary_scaling",
     "norm",
     "norm_eps",
     "mlp",
@@ -56,11 +57,8 @@ class HuggingFaceModel:
         """The keys of `model` that fit, without those that are as by default."""
         default = ModelConfig(layers=1, hidden_size=1, heads=1)
         needed = ("layers", "hidden_size", "heads", "context")
-        return {
-            key: getattr(self.model, key)
-            for key in _OURS
-            if key in needed or getattr(self.model, key) != getattr(default, key)
-        }
+        values = self.model.model_dump(mode="json")
+        return {key: values[key] for key in _OURS if key in needed or getattr(self.model, key) != getattr(default, key)}
 
 
 def read_model(folder: Path) -> HuggingFaceModel:
@@ -92,7 +90,7 @@ def check_model(found: HuggingFaceModel, recipe_model: ModelConfig) -> None:
         ours, theirs = _resolved(recipe_model, key), _resolved(found.model, key)
         if key == "context" and ours > theirs:
             wrong.append(f"model.context: found {ours} in the recipe, at most {theirs} in it")
-        elif key == "rotary_base" and found.model.positions != "rotary":
+        elif key in ("rotary_base", "rotary_scaling") and found.model.positions != "rotary":
             continue
         elif key != "context" and ours != theirs:
             wrong.append(f"model.{key}: found {_shown(ours)} in the recipe, {_shown(theirs)} in it")
@@ -191,8 +189,8 @@ def _llama(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     }
     foreign = _differing(config, expected)
     kind = rotary.get("rope_type", rotary.get("type", "default"))
-    if kind != "default":
-        foreign.append(f"rope scaling: found {kind!r}; expected none")
+    if kind not in ("default", "linear", "llama3"):
+        foreign.append(f"rope scaling: found {kind!r}; expected none, linear or llama3")
     if rotary.get("partial_rotary_factor", 1.0) != 1.0:
         foreign.append(f"partial_rotary_factor: found {rotary['partial_rotary_factor']}; expected 1")
     kinds = sorted(set(config.get("layer_types") or ["full_attention"]) - {"full_attention"})
@@ -209,6 +207,7 @@ def _llama(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         "ffn_size": config["intermediate_size"],
         "positions": "rotary",
         "rotary_base": float(rotary.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        "rotary_scaling": _scaling(kind, rotary),
         "norm": "rmsnorm",
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         "mlp": "swiglu",
@@ -216,6 +215,17 @@ def _llama(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         "tied_embeddings": config.get("tie_word_embeddings", False),
     }
     return model, foreign
+
+
+def _scaling(kind: str, rotary: dict[str, Any]) -> dict[str, Any] | None:
+    """Our `RotaryScaling` of rope parameters; a key that a kind needs and they lack raises `KeyError`."""
+    if kind not in ("linear", "llama3"):
+        return None
+    found: dict[str, Any] = {"kind": kind, "factor": rotary["factor"]}
+    if kind == "llama3":
+        found |= {key: rotary[key] for key in ("low_freq_factor", "high_freq_factor")}
+        found["original_context"] = rotary["original_max_position_embeddings"]
+    return found
 
 
 def _qwen2(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

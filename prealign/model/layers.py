@@ -1,11 +1,13 @@
 """What blocks are made of: norms, MLPs, rotary positions. Names of the projections say how they are split over tensor
 ranks, and which write into the residual stream (`shapes.COLUMN_PARALLEL`, `shapes.ROW_PARALLEL`)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prealign.config.model import ModelConfig
+from prealign.config.model import ModelConfig, RotaryScaling
 
 
 def norm(config: ModelConfig, size: int) -> nn.Module:
@@ -48,10 +50,24 @@ def mlp(config: ModelConfig) -> nn.Module:
 
 
 def rotary_angles(config: ModelConfig, positions: torch.Tensor) -> torch.Tensor:
-    """Angles of rotary positions (Su et al. 2021): ``p * base ** (-2 i / head_size)``, fp32 ``[tokens, head_size /
-    2]``, computed anew so that no buffer is rounded to the precision of the weights."""
+    """Angles of rotary positions (Su et al. 2021): ``p * base ** (-2 i / head_size)``, with frequencies scaled as
+    `RotaryScaling` says, fp32 ``[tokens, head_size / 2]``, computed anew so that no buffer is rounded to the precision
+    of the weights."""
     pairs = torch.arange(0, config.resolved_head_size, 2, dtype=torch.float32, device=positions.device)
-    return positions.float()[:, None] * config.rotary_base ** (-pairs / config.resolved_head_size)
+    frequencies = config.rotary_base ** (-pairs / config.resolved_head_size)
+    if config.rotary_scaling is not None:
+        frequencies = _scaled(frequencies, config.rotary_scaling)
+    return positions.float()[:, None] * frequencies
+
+
+def _scaled(frequencies: torch.Tensor, scaling: RotaryScaling) -> torch.Tensor:
+    slow = frequencies / scaling.factor
+    if scaling.kind == "linear":
+        return slow
+    turns = scaling.original_context * frequencies / (2 * math.pi)  # within the first context: context / wavelength
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return torch.lerp(slow, frequencies, kept)
 
 
 def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ _NEW = {
     "model.positions": '"learned"',
     "model.qk_norm": "false",
     "model.rotary_base": "10000.0",
+    "model.rotary_scaling": "null",
     "pretrain.align_every": "null",
     "pretrain.align_weight": "null",
     "pretrain.align_words_per_step": "null",

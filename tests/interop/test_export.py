@@ -62,6 +62,8 @@ def logits_of(recipe: Recipe, found: FoundWeights, ids: torch.Tensor) -> torch.T
         ("gpt2", {"tied_embeddings": True}, "GPT2LMHeadModel"),
         ("llama", {}, "LlamaForCausalLM"),
         ("llama", {"kv_heads": 4, "tied_embeddings": True}, "LlamaForCausalLM"),
+        ("llama, 3.1", {}, "LlamaForCausalLM"),
+        ("llama, linear scaling", {}, "LlamaForCausalLM"),
         ("qwen2", {}, "Qwen2ForCausalLM"),
         ("qwen3", {}, "Qwen3ForCausalLM"),
     ],

@@ -58,6 +58,29 @@ def same_logits(stock: PreTrainedModel, recipe: Recipe) -> None:
     torch.testing.assert_close(logits_of(recipe, weights.value, some_ids()), expected, atol=1e-5, rtol=1e-5)
 
 
+SCALED = {
+    "linear": {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 50.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_scaled_rotary_positions(kind: str, tmp_path: Path) -> None:
+    stock = stock_model("llama", ROWS, rope_parameters=SCALED[kind])
+    stock.save_pretrained(tmp_path / "stock")
+    recipe = recipe_of(tmp_path / "stock")
+    assert recipe.model.rotary_scaling is not None
+    assert (recipe.model.rotary_scaling.kind, recipe.model.rotary_scaling.factor) == (kind, SCALED[kind]["factor"])
+    same_logits(stock, recipe)
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_logits_and_round_trip(kind: str, tied: bool, data_dir: Path, tmp_path: Path) -> None:
@@ -195,8 +218,12 @@ BAD = [
     ),
     (with_tensor("model.norm.weight", torch.ones(32).to(torch.int8)), r"'model\.norm\.weight' is of type I8; expected"),
     (configured(model_type="mistral"), r"found model_type 'mistral'; expected one of \['gpt2', 'llama'"),
-    (configured(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}), r"rope scaling: found 'llama3'"),
-    (configured(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=None), r"rope scaling: found 'linear'"),
+    (configured(rope_parameters={"rope_type": "yarn", "rope_theta": 5e5, "factor": 4}), r"rope scaling: found 'yarn'"),
+    (configured(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}), r"config\.json: factor: missing"),
+    (
+        configured(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=None),
+        r"model\.rotary_base: .*; model\.rotary_scaling: found None in the recipe, .*linear.* in it",
+    ),
     (configured(hidden_act="gelu", mlp_bias=True), r"hidden_act: found 'gelu'; expected 'silu'; mlp_bias: found True"),
     (configured(attention_bias=True), r"attention_bias: found True; expected False"),
     (configured(use_sliding_window=True), r"use_sliding_window: found True"),

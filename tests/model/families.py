@@ -10,10 +10,14 @@ from prealign.model.gpt import GPT, Recomputation
 
 VOCABULARY = 97
 _TODAY = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "ffn_size": 56}
+LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 64}
+"""Of wavelengths of 6, 17, 44 and 118 tokens one stays, two are in between, and one is divided."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": _TODAY | {"kv_heads": 2},
     "llama, one key-value head": _TODAY | {"kv_heads": 1, "rotary_base": 500_000.0},
+    "llama, linear scaling": _TODAY | {"kv_heads": 2, "rotary_scaling": {"kind": "linear", "factor": 3.0}},
+    "llama, 3.1": _TODAY | {"kv_heads": 2, "rotary_base": 50.0, "rotary_scaling": LLAMA3_SCALING},
     "qwen2": _TODAY | {"kv_heads": 2, "attention_bias": True, "norm_eps": 1e-6},
     "qwen3": _TODAY | {"kv_heads": 2, "head_size": 10, "qk_norm": True, "norm_eps": 1e-6},
 }
@@ -44,10 +48,22 @@ def stock_config(family: str, config: ModelConfig, vocab_size: int) -> PreTraine
         num_key_value_heads=config.resolved_kv_heads,
         head_dim=config.resolved_head_size,
         rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rotary_base},
+        rope_parameters=rope_parameters(config),
         max_position_embeddings=config.context,
         tie_word_embeddings=False,
     )
+
+
+def rope_parameters(config: ModelConfig) -> dict[str, Any]:
+    """In the words of `transformers`."""
+    found: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
+    scaling = config.rotary_scaling
+    if scaling is not None:
+        found |= {"rope_type": scaling.kind, "factor": scaling.factor}
+        if scaling.kind == "llama3":
+            found |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+            found["original_max_position_embeddings"] = scaling.original_context
+    return found
 
 
 def stock_model(family: str, model: GPT) -> PreTrainedModel:
