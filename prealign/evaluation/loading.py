@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,8 +66,9 @@ def find_weights(run: Path, stage: StageName | None = None, step: int | None = N
             f"(checkpoint.keep_every keeps more)"
         )
     folder = run / stage / "checkpoints" / f"step-{step}"
-    trained = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["state"].get("data", "")
-    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder), trained)
+    manifest = _whole_manifest(folder)
+    trained = manifest["state"].get("data", "")
+    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder, manifest), trained)
 
 
 def recipe_of_run(folder: Path, overrides: list[str]) -> Recipe:
@@ -107,11 +109,16 @@ def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> Joi
     return model.requires_grad_(False).eval()
 
 
-def _checkpoint_value(folder: Path) -> InitialValue:
+def _whole_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; raises `UserError` where it or a file that it names is damaged."""
     manifest, wrong = read_manifest(folder)
     found = [wrong] if wrong else damage(folder, manifest["files"])
     if found:
         raise UserError(f"{folder}: damaged: {'; '.join(found)}; evaluate another step")
+    return manifest
+
+
+def _checkpoint_value(folder: Path, manifest: dict[str, Any]) -> InitialValue:
     reader = PieceReader(folder, sorted(manifest["files"]))
     shapes = manifest["parameters"]
 
