@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +88,7 @@ def run_stages(
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
     with only_run(world, folder, say) if stages else contextlib.nullcontext():
-        world.on_first(lambda: _claim(recipe, folder, coverage))
+        world.on_first(lambda: _claim(recipe, coverage))
         check_writable(folder, world.rank)
         log = MetricsLog(folder, recipe.align.layers, trackers(recipe, folder, say)) if world.is_first else None
         operations = Operations(recipe)
@@ -204,9 +203,21 @@ def _check_equal_recipes(recipe: Recipe, world: World) -> None:
                 )
 
 
-def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
-    """Write the recipe into the run folder, or check that it is the recipe of the run that is there. ``coverage``: what
-    its words per step were made of."""
+def _claim(recipe: Recipe, coverage: float | None) -> None:
+    """Write the recipe into its run folder, where no run of another recipe is; ``coverage`` as in `check_same_run`."""
+    check_same_run(recipe, coverage)
+    folder = recipe.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    except OSError as error:
+        raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
+
+
+def check_same_run(recipe: Recipe, coverage: float | None) -> None:
+    """Raise `UserError` where the recipe's run folder holds the run of another recipe, or checkpoints without one.
+    ``coverage``: what the recipe's words per step were made of."""
+    folder = recipe.folder
     path = folder / "recipe.yaml"
     if path.is_file():
         old = comparable(load_recipe(str(path)))
@@ -228,11 +239,6 @@ def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
             f"{path}: no such file beside {left[0]}; expected the recipe of the run that is there; restore it, or "
             f"choose another run_dir"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, dump_recipe(recipe))
-    except OSError as error:
-        raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
 
 
 def comparable(recipe: Recipe) -> dict[str, str]:
