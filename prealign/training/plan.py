@@ -38,16 +38,18 @@ class Account:
         return sum(self.text.values()) + sum(self.words.values())
 
     def plus(self, other: "Account") -> "Account":
-        """Sum of two accounts."""
+        """Sum of two accounts; without targets where either has none."""
         text = {name: self.text[name] + other.text[name] for name in self.text}
         words = {name: self.words[name] + other.words[name] for name in self.words}
-        targets = {name: self.targets.get(name, 0) + count for name, count in other.targets.items()}
+        counted = self.targets and other.targets
+        targets = {name: self.targets[name] + other.targets[name] for name in self.targets} if counted else {}
         return Account(text, words, self.steps + other.steps, targets)
 
     @classmethod
     def empty(cls, recipe: Recipe) -> "Account":
         """Nothing consumed yet."""
-        return cls(dict.fromkeys(recipe.languages, 0), dict.fromkeys(recipe.languages, 0))
+        nothing = dict.fromkeys(recipe.languages, 0)
+        return cls(nothing, nothing, 0, nothing)
 
 
 @dataclass(frozen=True)
