@@ -5,13 +5,11 @@ Decisions are made from sums over all ranks, so they are the same on each of the
 goes into the checkpoint and what they did is in the run folder, so a run that was interrupted decides alike.
 """
 
-import contextlib
 import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import torch
 
 from prealign.config import Recipe
 from prealign.data.loader import Located, StageDataset
-from prealign.distributed.engine import Engine
+from prealign.distributed.engine import Engine, step_optimizer
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.files import write_atomically
@@ -82,10 +80,7 @@ class AnomalyGuard:
         self._step += 1
         kind = self._judge(loss, gradient_norm)
         withheld = self._step in self._passed or self._action(kind) not in (None, "report")
-        with _withheld(engine) if withheld else contextlib.nullcontext():
-            engine.step()
-        if not engine.was_step_applied():  # DeepSpeed leaves out updates by gradients that are not finite, and the
-            engine.lr_scheduler.step()  # schedule with them
+        if not step_optimizer(engine, withheld):
             kind = kind or "gradient not finite"
         if self._step in self._passed:
             return
@@ -171,18 +166,6 @@ class AnomalyGuard:
             place = Located(language[i : i + 1], epoch[i : i + 1], window[i : i + 1])
             listed[i]["text"] = self._decode(self._dataset[place, 1][0].inputs[0].numpy())
         return [listed[i] for i in order]
-
-
-@contextmanager
-def _withheld(engine: Engine) -> Iterator[None]:
-    """The engine's steps within leave weights and moments as they are; gradients, counters and schedule go on."""
-    optimizer = engine.basic_optimizer
-    usual = optimizer.step
-    optimizer.step = lambda *arguments, **options: None
-    try:
-        yield
-    finally:
-        optimizer.step = usual
 
 
 def _on_record(folder: Path) -> tuple[set[int], set[int]]:

@@ -15,7 +15,7 @@ from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatch
 from prealign.distributed.checkpoints import Checkpoint, Checkpoints
-from prealign.distributed.engine import Engine, InitialValue, build_engine
+from prealign.distributed.engine import Engine, InitialValue, build_engine, held_weights
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
@@ -359,7 +359,7 @@ class StageRun:
 
     def _check_finite(self) -> None:
         """A stage whose model is not finite has not finished: nothing can go on from it."""
-        weights = (getattr(weight, "ds_tensor", weight) for weight in self.engine.module.parameters())
+        weights = held_weights(self.engine)
         finite = not math.isnan(self._last_perplexity) and all(bool(weight.isfinite().all()) for weight in weights)
         if self.world.any(not finite):
             raise UserError(
