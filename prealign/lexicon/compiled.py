@@ -95,12 +95,13 @@ def compile_table(
 
 
 class CompiledLexicon:
-    """A compiled table in memory; arrays as `compile_table` writes them, ``E`` entries, ``S`` surfaces, ``T`` targets.
+    """A compiled table in memory: ``E`` entries, ``S`` surfaces, ``T`` targets.
 
-    ``form_offsets [6 S + 1]``, ``form_tokens``: token ids of form ``f`` are
-    ``form_tokens[form_offsets[f]:form_offsets[f+1]]``. ``surface_language [S]``: index into ``languages``. ``usual_form
-    [S]``: the form in which a word is aligned. ``counts [E]``: occurrences, descending. ``translation_offsets [E, T,
-    2]``: range in ``translations`` (surface numbers).
+    ``form_offsets`` int64 ``[6 S + 1]``, ``form_tokens`` int32: token ids of form ``f`` are
+    ``form_tokens[form_offsets[f]:form_offsets[f+1]]``. ``surface_language`` uint8 ``[S]``: index into ``languages``.
+    ``usual_form`` uint8 ``[S]``: which of its six forms a surface is aligned in. ``counts`` int64 ``[E]``:
+    occurrences, descending. ``translation_offsets`` int64 ``[E, T, 2]``: range in ``translations``, which are surface
+    numbers, int32. On disk the ranges follow one another, so `compile_table` writes their borders alone, ``[E T + 1]``.
     """
 
     def __init__(self, languages: list[str], arrays: dict[str, np.ndarray]) -> None:
