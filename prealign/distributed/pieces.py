@@ -135,14 +135,16 @@ def restore_optimizer(engine: deepspeed.DeepSpeedEngine, facts: dict[str, Any]) 
             group["step"] = facts["group_step"]
 
 
-def prepare_for_reading(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Let the engine put its parameters where `held_pieces` looks; call it before pieces are written to."""
+def begin_restore(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Let the engine put its parameters where `held_pieces` looks; call it before pieces are written into, and then
+    `end_restore`."""
     if engine.zero_optimization_stage() == 3:
         engine.optimizer.checkpoint_event_prologue()
 
 
-def refresh_model(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Make the model's own parameters those of the masters; all ranks call it."""
+def end_restore(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Make the model's own parameters those of the masters, and let the engine put them back where it keeps them; all
+    ranks call it."""
     optimizer = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage == 3:
