@@ -48,7 +48,7 @@ class AnomalyGuard:
         goes on from; ``decode``: token ids -> text. All ranks call it."""
         self._settings = recipe.anomalies
         self._batch = recipe.batch
-        self._languages = list(recipe.sources)
+        self._sources = list(recipe.sources)
         self._world = world
         self._dataset = dataset
         self._decode = decode
@@ -142,19 +142,19 @@ class AnomalyGuard:
         """The step's samples with their place in the corpus and their loss, the worst first; all ranks call it."""
         size = self._batch.global_batch_size
         samples = np.arange((self._step - 1) * size, self._step * size)
-        language, epoch, window = self._dataset.locate(samples)
+        source, epoch, window = self._dataset.locate(samples)
         nats = torch.zeros(size, dtype=torch.float64, device=self._world.device)
         first = self._world.dp_rank * (size // self._world.dp_size)
         for rows in sample_nats:
             places = np.arange(first, first + len(rows))
-            places = places[np.argsort(language[places], kind="stable")]  # as `StageDataset` sorts its rows
+            places = places[np.argsort(source[places], kind="stable")]  # as `StageDataset` sorts its rows
             nats[torch.from_numpy(places).to(nats.device)] = rows.to(nats)
             first += len(rows)
         self._world.sum(nats)
         listed = [
             {
                 "sample": int(samples[i]),
-                "language": self._languages[language[i]],
+                "language": self._sources[source[i]],  # ``LANGUAGE.NAME`` where it is an extra text's
                 "epoch": int(epoch[i]),
                 "window": int(window[i]),
                 "nats": _plain(float(nats[i])),
@@ -163,7 +163,7 @@ class AnomalyGuard:
         ]
         order = sorted(range(size), key=lambda i: (math.isfinite(nats[i]), -float(nats[i])))
         for i in order[:_TEXTS]:
-            place = Located(language[i : i + 1], epoch[i : i + 1], window[i : i + 1])
+            place = Located(source[i : i + 1], epoch[i : i + 1], window[i : i + 1])
             listed[i]["text"] = self._decode(self._dataset[place, 1][0].inputs[0].numpy())
         return [listed[i] for i in order]
 

@@ -243,7 +243,7 @@ def test_extra_texts(tmp_path: Path, recipe: Recipe) -> None:
     assert (clone.store.tokens.astype(int) - 600).tolist() == english.store.tokens.tolist()
     assert english.windows == -(-len(english.store) // 32)
     dataset = StageDataset(data.streams(code_switch=True), pretrain_mixture(with_facts), seed=3)
-    (batch,) = dataset[dataset.locate(np.arange(dataset.phase.samples)), dataset.phase.samples]
+    (batch,) = dataset[dataset.locate(np.arange(dataset.mixture.samples)), dataset.mixture.samples]
     rows = np.split(batch.inputs.numpy(), np.cumsum(np.bincount(batch.sources, minlength=len(recipe.sources)))[:-1])
     assert [len(part) for part in rows] == [1280, 320, 16, 16]
     assert (rows[2] >= 600).any()  # some words of the facts were switched
