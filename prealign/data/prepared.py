@@ -130,7 +130,7 @@ class PreparedData:
                     )
                 words = WordMap(folder / "train.words")
                 maps = folder if period is not None else self.artefacts[codeswitch_folder(name)].folder
-                forms = CodeSwitchMap(maps / "train.cs", words.words)
+                values = CodeSwitchMap(maps / "train.cs", words.words)
                 seed = mix(recipe.seed, Draw.SWITCHING)
                 switcher = Switcher(
                     lexicon,
@@ -138,7 +138,7 @@ class PreparedData:
                     recipe.codeswitch.mode == "vanilla",
                     int(mix(seed, number) if every_token else seed),
                 )
-                switching = Switching(words, forms, switcher)
+                switching = Switching(words, values, switcher)
             else:
                 switching = None
             streams.append(TokenStream(store, recipe.model.context, switching, every_token))
