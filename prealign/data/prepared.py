@@ -256,7 +256,7 @@ def _check_translations(recipe: Recipe) -> None:
             found = [{name: value for name, value in settings.items() if name != "sha256"} for settings in found]
         if key == "facts":  # one language of them
             for language in wanted:
-                _expect(artefact, f"facts of '{language}'", found.get(language), wanted[language])
+                _expect(artefact, f"traits of '{language}'", found.get(language), wanted[language])
         else:
             _expect(artefact, key, found, wanted)
 
