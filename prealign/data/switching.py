@@ -14,6 +14,7 @@ import numpy as np
 
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 from prealign.random_streams import draws, mix, uniform
+from prealign.ranges import ranges
 from prealign.stores.codeswitch_map import OWN_CAPITALS, WRITINGS
 
 IGNORED = -100
@@ -102,8 +103,7 @@ class Switcher:
         """
         rows, size = tokens.shape[0], tokens.shape[1] - 1
         length = inputs.shape[1] + self.vanilla
-        first = self.lexicon.form_offsets[words.form]
-        width = self.lexicon.form_offsets[words.form + 1] - first
+        new, width = self.lexicon.tokens_of(words.form)
         growth = width - (words.end - words.start)
         total = np.cumsum(growth)
         per_row = np.bincount(words.row, minlength=rows)
@@ -123,11 +123,10 @@ class Switcher:
         flat = tokens.reshape(-1)
         out_inputs = flat.take(source, mode="clip")
         # inside a word, the translation
-        inner = np.arange(int(width.sum())) - np.repeat(np.cumsum(width) - width, width)
-        place = np.repeat(begin, width) + inner
+        place = ranges(begin, width)
         fits = place < length
         at = (np.repeat(words.row * length, width) + place)[fits]
-        new = self.lexicon.form_tokens[np.repeat(first, width) + inner][fits]
+        new = new[fits]
         if self.vanilla:
             switched = out_inputs.astype(np.int64)
             switched.reshape(-1)[at] = new

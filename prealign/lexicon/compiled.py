@@ -13,6 +13,7 @@ import numpy as np
 
 from prealign.lexicon.table import Entry
 from prealign.random_streams import mix
+from prealign.ranges import ranges
 from prealign.text.tokenizer import Tokenizer
 
 FORMS = 6
@@ -128,6 +129,13 @@ class CompiledLexicon:
     def form_lengths(self) -> np.ndarray:
         """Tokens per form, ``[6 S]``."""
         return np.diff(self.form_offsets)
+
+    def tokens_of(self, forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of forms, given by their numbers ``[n]``, one form after the other (int32); tokens of each, int64
+        ``[n]``."""
+        begin = self.form_offsets[forms]
+        lengths = self.form_offsets[forms + 1] - begin
+        return self.form_tokens[ranges(begin, lengths)], lengths
 
     def restrict(self, top_fraction: float, permute_seed: int | None) -> "CompiledLexicon":
         """The most frequent share of the entries; with a seed, each entry takes the translations of another that is
