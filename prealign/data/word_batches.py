@@ -22,13 +22,14 @@ class WordBatch:
 
     ``tokens``: int64, the words' token ids one after another; ``lengths``: int64 ``[W]``; ``languages``: int64 ``[W]``,
     index into the lexicon's languages (a spelling that two languages share is one row, counted for the first of them).
+    ``relations``: None where words are measured and not trained on.
     """
 
     tokens: torch.Tensor
     lengths: torch.Tensor
     languages: torch.Tensor
     language_names: tuple[str, ...]
-    relations: Relations
+    relations: Relations | None
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -11,7 +11,6 @@ import torch
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatch
 from prealign.evaluation.results import NotMeasured
-from prealign.kernels import full_relations
 from prealign.lexicon.compiled import FORMS, CompiledLexicon, compile_table
 from prealign.lexicon.table import read_table
 from prealign.objectives.inputs import ModelInputs, WordInputs, word_inputs
@@ -101,7 +100,6 @@ def surface_inputs(lexicon: CompiledLexicon, surfaces: np.ndarray, device: torch
         torch.from_numpy(lengths),
         torch.from_numpy(lexicon.surface_language[surfaces].astype(np.int64)),
         tuple(lexicon.languages),
-        full_relations(torch.arange(len(surfaces))),
+        relations=None,
     )
-    words = word_inputs(batch, 0, 1, device)
-    return WordInputs(words.ids, words.positions, words.groups, words.spans, None)
+    return word_inputs(batch, 0, 1, device)

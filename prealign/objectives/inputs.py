@@ -111,12 +111,14 @@ def word_inputs(
     ids = batch.tokens[torch.repeat_interleave(first[begin:end][by_length], ordered) + inner]
     sizes, rows = torch.unique_consecutive(ordered, return_counts=True)
     relations = batch.relations
-    if device.type == "cuda" and ranks == 1:  # what the passes over the upper triangle need, worked out on the CPU
-        relations = planned(relations, include_self)
+    if relations is not None:
+        if device.type == "cuda" and ranks == 1:  # what the passes over the upper triangle need, worked out on the CPU
+            relations = planned(relations, include_self)
+        relations = relations.to(device)
     return WordInputs(
         ids.to(device),
         inner.to(device),
         tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist())),
         Spans(starts.to(device), lengths.to(device)),
-        relations.to(device),
+        relations,
     )
