@@ -91,7 +91,6 @@ class _Preparation:
         self.dir = recipe.data.dir
         self.say = say
         self.hashes = InputHashes(self.dir / ".input_hashes.json")
-        self.source = recipe.source_language
         self._texts: dict[str, TextConfig] = {}
 
     def run(self) -> None:

@@ -19,6 +19,7 @@ from prealign.preparation.pipeline import _as_if_more, prepare
 from prealign.stores.token_store import TokenStore
 from prealign.training.plan import Account, pretrain_plan
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
+from tests.text.clone_text import encode_shown
 
 
 def prepared(recipe: Recipe) -> list[str]:
@@ -207,7 +208,7 @@ def test_a_clone_at_word_level(tmp_path: Path, recipe: Recipe) -> None:
         documents = [table.to_original(document) for document in text.split(ends)]
         assert ends.join(documents) == tokens.tokenizer.decode(original)
         shown = data.clone_tokenizer.decode(store.tokens)
-        assert data.clone_tokenizer.encode_shown(shown).tolist() == store.tokens.tolist()
+        assert encode_shown(data.clone_tokenizer, shown).tolist() == store.tokens.tolist()
     changed = sum(word != clone for word, clone in table.table.items())
     assert changed > 0.9 * data.artefacts["lexicon"].facts["source_words"]
     entries = [json.loads(line) for line in (words.data.dir / "lexicon" / "lexicon.jsonl").open()]
