@@ -13,7 +13,7 @@ from prealign.data.word_batches import table_rows
 from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
-from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
+from prealign.training.plan import Account, StagePlan, budgets, plan_of, stretches_of
 from prealign.training.run import check_same_run, first_weights, pretrain_start
 from prealign.training.space import check_space
 from prealign.training.words import check_word_lengths, with_words_per_step, word_batches, word_tokens
@@ -41,14 +41,14 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
         first_weights(recipe, data)
         say(f"weights: {recipe.model.imported_from} has the shapes and token ids of the recipe")
     if recipe.aligns:
-        plan = align_plan(recipe)
+        plan = plan_of(recipe, "align", consumed)
         words = _say_plan(align_stage(recipe), data, plan, say)
         consumed = Account(plan.text_tokens(recipe), words, plan.steps)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
         say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
     if "pretrain" in recipe.stages:
-        _say_plan(pretrain_stage(recipe), data, pretrain_plan(recipe, consumed), say)
+        _say_plan(pretrain_stage(recipe), data, plan_of(recipe, "pretrain", consumed), say)
     say("all checks passed; nothing was trained")
 
 

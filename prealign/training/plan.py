@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prealign.config import Recipe
+from prealign.config.recipe import StageName
 from prealign.config.texts import ShareConfig
 from prealign.data.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
@@ -144,6 +145,11 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
     before = tuple(consumed.text[name] // context if name in recipe.languages else 0 for name in recipe.sources)
     stretches = allocate(_supplies(recipe, windows), steps, batch)
     return StagePlan(_mixture(recipe, stretches, before), steps)
+
+
+def plan_of(recipe: Recipe, name: StageName, consumed: Account) -> StagePlan:
+    """A stage by its name; ``consumed`` as in `pretrain_plan`."""
+    return align_plan(recipe) if name == "align" else pretrain_plan(recipe, consumed)
 
 
 def stretches_of(plan: StagePlan) -> list[Stretch]:

@@ -24,7 +24,7 @@ from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
 from prealign.training.operations import Operations
-from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
+from prealign.training.plan import Account, StagePlan, align_plan, plan_of, pretrain_plan
 from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, Hook, StageContext, StageRun
@@ -128,9 +128,10 @@ def run_stages(
 def _start(stage: Stage, recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Account, StagePlan]:
     """What a stage starts from: weights, what the run has consumed before it, and its plan."""
     if stage.name == "align":
-        return first_weights(recipe, data), Account.empty(recipe), align_plan(recipe)
-    initial, consumed = pretrain_start(recipe, data)
-    return initial, consumed, pretrain_plan(recipe, consumed)
+        initial, consumed = first_weights(recipe, data), Account.empty(recipe)
+    else:
+        initial, consumed = pretrain_start(recipe, data)
+    return initial, consumed, plan_of(recipe, stage.name, consumed)
 
 
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:
