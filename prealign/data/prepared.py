@@ -61,6 +61,16 @@ class PreparedData:
         """One hash over all artefacts that a stage reads."""
         return self._fingerprint(stage.extra_texts)
 
+    def check_trained_on(self, stage: Stage, origin: Path, trained: str) -> None:
+        """Raise `UserError` unless weights of a stage were trained on this data, or `checkpoint.allow_changed_data` is
+        set. ``origin``: where they are; ``trained``: fingerprint of the data that they know."""
+        there = self.fingerprint_of(stage)
+        if there != trained and not self.recipe.checkpoint.allow_changed_data:
+            raise UserError(
+                f"{origin}: trained on data {trained[:12]}...; {self.recipe.data.dir} holds {there[:12]}...; give the "
+                f"data that it was trained on (data.dir=...), or set checkpoint.allow_changed_data=true"
+            )
+
     def _fingerprint(self, extra_texts: bool) -> str:
         skipped: set[str] = set()
         if not extra_texts:

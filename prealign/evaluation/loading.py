@@ -87,12 +87,7 @@ def recipe_of_run(folder: Path, overrides: list[str]) -> Recipe:
 
 def check_data(found: FoundWeights, recipe: Recipe, data: PreparedData) -> None:
     """Raise `UserError` unless weights were trained on this data, or `checkpoint.allow_changed_data` is set."""
-    there = data.fingerprint_of(stage_of(recipe, found.stage))
-    if there != found.data and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{found.origin}: trained on data {found.data[:12]}...; {recipe.data.dir} holds {there[:12]}...; give the "
-            f"data that it was trained on (data.dir=...), or set checkpoint.allow_changed_data=true"
-        )
+    data.check_trained_on(stage_of(recipe, found.stage), found.origin, found.data)
 
 
 def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:

@@ -166,11 +166,7 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
         raise UserError(
             f"{folder}: aligned for languages {list(state['text'])}; the recipe has {list(recipe.languages)}"
         )
-    if state["data"] != data.fingerprint_of(align_stage(recipe)) and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir, or set "
-            f"checkpoint.allow_changed_data=true"
-        )
+    data.check_trained_on(align_stage(recipe), folder, state["data"])
     return Weights(folder).value, Account(state["text"], state["words"], state["steps"], state.get("targets", {}))
 
 

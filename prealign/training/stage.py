@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from prealign.config import Recipe
 from prealign.config.stage import Stage
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
@@ -131,7 +130,7 @@ class StageRun:
         self._checkpoints = Checkpoints(context.folder / "checkpoints", world, self.recipe.checkpoint)
         found = self._checkpoints.find()
         if found is not None:
-            _check_data(found, self._identity["data"], self.recipe)
+            context.data.check_trained_on(stage, found.folder, found.state["data"])
             _check_objectives(found, self._identity.get("objectives", []))
         self.progress = Progress.after(found, list(self.recipe.languages))
         self.display = Display(stage.name, plan.steps, self.step, enabled=world.is_first)
@@ -366,16 +365,6 @@ class StageRun:
                 f"{self.stage.name}: after its last step ({self.step}) weights or perplexity are not finite; expected "
                 f"a model that can be used; lower {self.stage.name}.learning_rate in another run_dir"
             )
-
-
-def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
-    """A checkpoint goes on with the data that it was trained on."""
-    if checkpoint.state["data"] != data and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{checkpoint.folder}: trained on data {checkpoint.state['data'][:12]}...; {recipe.data.dir} holds "
-            f"{data[:12]}...; restore the prepared data, choose another run_dir, or set "
-            f"checkpoint.allow_changed_data=true"
-        )
 
 
 def _check_objectives(checkpoint: Checkpoint, names: list[str]) -> None:
