@@ -47,8 +47,8 @@ class Switcher:
     @cached_property
     def _language_counts(self) -> np.ndarray:
         """How many target languages translate a word, by its value in the code-switch map, uint8."""
-        ranges = self.lexicon.translation_offsets
-        per_entry = (ranges[:, :, 1] > ranges[:, :, 0]).sum(axis=1).astype(np.uint8)
+        offsets = self.lexicon.translation_offsets
+        per_entry = (offsets[:, :, 1] > offsets[:, :, 0]).sum(axis=1).astype(np.uint8)
         return np.concatenate((np.zeros(1, np.uint8), np.repeat(per_entry, WRITINGS)))
 
     @cached_property
@@ -78,14 +78,14 @@ class Switcher:
         entry, writing = np.divmod(values[chosen].astype(np.int64) - 1, WRITINGS)
         ordinal = ordinals[chosen]
         state = state[chosen] if state.ndim else state
-        ranges = lexicon.translation_offsets[entry]
-        counts = ranges[:, :, 1] - ranges[:, :, 0]
+        offsets = lexicon.translation_offsets[entry]
+        counts = offsets[:, :, 1] - offsets[:, :, 0]
         languages = self._language_counts[values[chosen]]
         rank = (uniform(draws(state, ordinal, 1)) * languages).astype(np.int64)
         column = np.argmax(np.cumsum(counts > 0, axis=1) == (rank + 1)[:, None], axis=1)
         row = np.arange(len(chosen))
         pick = (uniform(draws(state, ordinal, 2)) * counts[row, column]).astype(np.int64)
-        surface = lexicon.translations[ranges[row, column, 0] + pick].astype(np.int64)
+        surface = lexicon.translations[offsets[row, column, 0] + pick].astype(np.int64)
         usual = 2 * (lexicon.usual_form[surface] // 2) + writing % 2
         return chosen, surface * FORMS + np.where(writing >= OWN_CAPITALS, usual, writing), eligible
 

@@ -144,12 +144,12 @@ class CompiledLexicon:
         Left-out entries keep their numbers and lose their translations, so code-switch maps stay valid.
         """
         kept = max(1, round(top_fraction * len(self))) if len(self) else 0
-        ranges = self.translation_offsets.copy()
+        offsets = self.translation_offsets.copy()
         if permute_seed is not None:
-            ranges[:kept] = self.translation_offsets[self._partners(kept, permute_seed)]
-        ranges[kept:] = 0
+            offsets[:kept] = self.translation_offsets[self._partners(kept, permute_seed)]
+        offsets[kept:] = 0
         restricted = object.__new__(CompiledLexicon)
-        restricted.__dict__ = self.__dict__ | {"translation_offsets": ranges}
+        restricted.__dict__ = self.__dict__ | {"translation_offsets": offsets}
         return restricted
 
     def _partners(self, kept: int, seed: int) -> np.ndarray:
