@@ -54,7 +54,7 @@ class StageContext:
     evaluate: Evaluate
     operations: Operations
     stop_after: int | None = None
-    """Steps at which every stage is left as an interruption would leave it, with a checkpoint."""
+    """Leave the stage after so many steps, with a checkpoint, as an interruption would."""
     safe_point: Callable[[], None] = lambda: None
     """Called on all ranks before every forward pass; may raise `Interrupted` on all of them."""
     hooks: tuple[Hook, ...] = ()
