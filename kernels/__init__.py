@@ -1,4 +1,5 @@
-"""Pooled multi-layer InfoNCE. Imported as ``prealign.kernels``; knows tensors and process groups only."""
+"""Pooled multi-layer InfoNCE, and the kernel of the LM loss. Imported as ``prealign.kernels``; knows tensors and
+process groups only."""
 
 from prealign.kernels.distributed import shard
 from prealign.kernels.infonce import multilayer_infonce

@@ -1,4 +1,18 @@
-"""The public function of the multi-layer InfoNCE loss, and its registration with torch."""
+"""The public function of the multi-layer InfoNCE loss, and its registration with torch.
+
+What computes it, and whose kernels these are (two files have a ``_lse_kernel`` and a ``_matrix_kernel``):
+
+| implementation | pass | when | file |
+|---|---|---|---|
+| triton | forward, upper triangle | one rank, bf16, tau of 1/40 and more, a size that 8 divides, below 2^22 words, |
+| | | 40 % of them anchors at least, who ignores whom symmetric | `symmetric_triton.py` |
+| triton | backward, upper triangle | the same, and ``G`` fits: up to 16,384 words | `symmetric_triton.py` |
+| triton | both, whole square | else | `infonce_triton.py` by `passes.py` |
+| chunked | both, whole square | no GPU, or asked for | `chunked.py` by `passes.py` |
+| reference | both, the matrix stored | asked for | `reference.py` |
+
+`passes.py` takes two thin rectangles in place of the square in backward where less than 45 % of the words are anchors.
+"""
 
 from collections.abc import Sequence
 from types import ModuleType

@@ -13,8 +13,9 @@ from prealign.kernels.relations import Csr, Relations, edges
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a piece: ``rows``, ``columns`` (int64 ``[E]``, positions in the piece, both ascending) and ``offsets``
-    (int64 ``[R + 1]``, on the CPU, so that no block of rows waits for the device) of each row's pairs."""
+    """Pairs of a piece: ``rows``, ``columns`` (int64 ``[E]``, positions in the piece, in the order of rows, then of
+    columns) and ``offsets`` (int64 ``[R + 1]``, on the CPU, so that no block of rows waits for the device) of each
+    row's pairs."""
 
     rows: torch.Tensor
     columns: torch.Tensor

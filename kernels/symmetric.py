@@ -15,7 +15,7 @@ from prealign.kernels.relations import Relations, edges
 KINDS = IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = tuple(1 << bit for bit in range(4))
 """What is special about a pair, from its row's side and from its column's."""
 
-FEW_ANCHORS = 0.4
+FEW_FOR_TRIANGLE = 0.4
 """Below this share of anchors the two thin rectangles of `passes` cost less: ``5 A W`` against ``2 W W`` scores."""
 
 _ROW_TILES_PER_GROUP = 16
@@ -72,7 +72,7 @@ def plan_symmetric(relations: Relations, include_self: bool) -> SymmetricPlan | 
     rows, columns = tile_shape(words)
     ignored, positive = edges(relations.ignored), edges(relations.positives)
     forth, back = ignored[0] * words + ignored[1], ignored[1] * words + ignored[0]
-    few = int(relations.anchor_weight.count_nonzero()) < FEW_ANCHORS * words
+    few = int(relations.anchor_weight.count_nonzero()) < FEW_FOR_TRIANGLE * words
     if few or not torch.equal(forth, back.sort().values):
         return None
     everyone = torch.arange(words, device=device) * (words + 1)

@@ -27,7 +27,7 @@ from prealign.planning.layout import TOKENS_PER_WORD, Layout, Workload
 from prealign.planning.planner import Recommendation, RunCost, StageLoad, layout_words, limits, recommend, run_cost
 from prealign.planning.rates import Rates, rates_of
 from prealign.planning.tables import Table, fit_words, memory_table, record, sweep_table, time_table, totals
-from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.plan import Account, plan_of
 
 SIZES = {"150M": "150m", "400M": "400m", "1.3B": "1p3b", "2.7B": "2p7b", "6.7B": "6p7b", "13B": "13b"}
 """Models of a sweep: name -> recipe ``real_...`` whose shape takes the place of the recipe's."""
@@ -121,7 +121,7 @@ def stage_loads(recipe: Recipe, tokens_per_word: float) -> tuple[list[StageLoad]
     loads, layouts, consumed = [], [], Account.empty(recipe)
     for name in recipe.stages:
         stage: Stage = stage_of(recipe, name)
-        plan = align_plan(recipe) if name == "align" else pretrain_plan(recipe, consumed)
+        plan = plan_of(recipe, name, consumed)
         if name == "align":
             consumed = Account(plan.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), plan.steps)
         loads.append(StageLoad(name, Workload.of(stage, tokens_per_word), plan.steps))

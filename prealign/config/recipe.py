@@ -1,8 +1,8 @@
 """The recipe: every number of a run, validated in one place.
 
-Sizes are in the units their names say; counts of tokens include every position that enters the model. A recipe is
-written as YAML (`prealign.config.load_recipe`) and printed, resolved, by ``python -m prealign.config FILE [key=value
-...]``.
+Sizes are in the units their names say; budgets of tokens count positions of text, and word batches come beside them. A
+recipe is written as YAML (`prealign.config.load_recipe`) and printed, resolved, by ``python -m prealign.config FILE
+[key=value ...]``.
 """
 
 import re

@@ -31,9 +31,9 @@ class ScheduleConfig(Section):
     learning_rate: Annotated[float, Field(gt=0.0)]
     """Peak, at the end of the warmup."""
     min_learning_rate: Annotated[float, Field(ge=0.0)]
-    """At the last step."""
+    """At the last step; a cosine falls to it from the end of the warmup."""
     warmup: Fraction
-    """Share of the stage's steps."""
+    """Share of the stage's steps over which the rate rises in a straight line."""
 
     @model_validator(mode="after")
     def _falls(self) -> "ScheduleConfig":
@@ -54,9 +54,9 @@ class AlignConfig(ScheduleConfig):
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
     """Peak, at the end of the warmup."""
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 5e-5
-    """At the last step."""
+    """At the last step; a cosine falls to it from the end of the warmup."""
     warmup: Fraction = 0.05
-    """Share of the stage's steps."""
+    """Share of the stage's steps over which the rate rises in a straight line."""
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Share of the run's text read here. It is taken from the languages' budgets; word batches come beside it."""
     global_batch_size: Count | None = None
@@ -122,9 +122,9 @@ class PretrainConfig(ScheduleConfig):
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
     """Peak, at the end of the warmup."""
     min_learning_rate: Annotated[float, Field(ge=0.0)] = 3e-5
-    """At the last step."""
+    """At the last step; a cosine falls to it from the end of the warmup."""
     warmup: Fraction = 0.01
-    """Share of the stage's steps."""
+    """Share of the stage's steps over which the rate rises in a straight line."""
     init_from: ExpandedPath | None = None
     """Run folder whose finished align stage gives the weights, when this run has no align stage of its own."""
     align_every: Count | None = None

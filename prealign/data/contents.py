@@ -114,7 +114,7 @@ def has_lexicon(recipe: Recipe) -> bool:
 
 def translation_settings(recipe: Recipe) -> dict[str, Any]:
     """What the merged dictionaries depend on in a recipe, without the content of files."""
-    facts = {"scripts", "cased", "word_length", "leading_words", "fragments", "optional_marks", "codes"}
+    traits = {"scripts", "cased", "word_length", "leading_words", "fragments", "optional_marks", "codes"}
     return {
         "dictionaries": [
             {"name": name, "codes": codes}
@@ -122,8 +122,8 @@ def translation_settings(recipe: Recipe) -> dict[str, Any]:
             for name, dictionary, codes in dictionaries_by_file(recipe)
         ],
         "clones": [name for name in recipe.targets if recipe.languages[name].clone_of == recipe.source_language],
-        "facts": {
-            name: recipe.languages[name].model_dump(mode="json", include=facts)
+        "facts": {  # as manifests call them
+            name: recipe.languages[name].model_dump(mode="json", include=traits)
             for name in [recipe.source_language, *recipe.targets]
         },
         "min_count": recipe.lexicon.min_count,

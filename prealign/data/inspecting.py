@@ -125,8 +125,8 @@ def _switched_words(stream: TokenStream, switching: Switching, window: int, epoc
     begin = window * stream.context
     last = min(begin + stream.context, len(stream.store))
     starts, ends, ordinal, _ = switching.words.between(begin, last)
-    forms = switching.forms.read(np.array([ordinal]), np.array([len(starts)]))
-    chosen, replacement, _ = switching.switcher.choose(forms, np.arange(ordinal, ordinal + len(starts)), epoch)
+    values = switching.values.read(np.array([ordinal]), np.array([len(starts)]))
+    chosen, replacement, _ = switching.switcher.choose(values, np.arange(ordinal, ordinal + len(starts)), epoch)
     moved = 0
     for word, form in zip(chosen.tolist(), replacement.tolist()):
         width = int(lexicon.form_offsets[form + 1] - lexicon.form_offsets[form])

@@ -39,9 +39,10 @@ class MicroBatch:
 
 
 class Located(NamedTuple):
-    """Samples of a stage as the places where they are found: language, epoch and window, each int64 ``[n]``."""
+    """Samples of a stage as the places where they are found: number of the source (`Recipe.sources`), epoch and window,
+    each int64 ``[n]``."""
 
-    language: np.ndarray
+    source: np.ndarray
     epoch: np.ndarray
     window: np.ndarray
 
@@ -49,30 +50,30 @@ class Located(NamedTuple):
 class StageDataset(Dataset[list[MicroBatch]]):
     """Item = the places of a step's samples on one rank, in order -> its micro-batches."""
 
-    def __init__(self, streams: list[TokenStream], phase: Mixture | Phase, seed: int) -> None:
+    def __init__(self, streams: list[TokenStream], mixture: Mixture | Phase, seed: int) -> None:
         self.streams = streams
-        self.phase = phase
+        self.mixture = mixture
         self.seed = seed
         self._windows = np.array([stream.windows for stream in streams], dtype=np.int64)
 
     def locate(self, samples: np.ndarray) -> Located:
         """Places of samples, given by their numbers in the stage."""
-        language, number = self.phase.locate(samples)
-        epoch, window = window_of(number, self._windows[language], mix(self.seed, language))
-        return Located(language, epoch, window)
+        source, number = self.mixture.locate(samples)
+        epoch, window = window_of(number, self._windows[source], mix(self.seed, source))
+        return Located(source, epoch, window)
 
     def __getitem__(self, item: tuple[Located, int]) -> list[MicroBatch]:
-        """Micro-batches of so many rows, from places of samples. All rows of a language are read together, which for
+        """Micro-batches of so many rows, from places of samples. All rows of a source are read together, which for
         rows of small micro-batches takes a tenth of the time of reading each by itself."""
-        (language, epoch, window), micro_batch_size = item
-        micro = np.arange(len(language)) // micro_batch_size
-        order = np.lexsort((language, micro))  # stable: within a micro-batch by language, then by number
-        language, epoch, window = language[order], epoch[order], window[order]
+        (source, epoch, window), micro_batch_size = item
+        micro = np.arange(len(source)) // micro_batch_size
+        order = np.lexsort((source, micro))  # stable: within a micro-batch by source, then by number
+        source, epoch, window = source[order], epoch[order], window[order]
         shape = (len(order), self.streams[0].context)
         inputs, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
         words = np.zeros((len(order), 3), np.int64)
         for number, stream in enumerate(self.streams):
-            rows = np.flatnonzero(language == number)
+            rows = np.flatnonzero(source == number)
             for part in (rows[first : first + _READ_TOGETHER] for first in range(0, len(rows), _READ_TOGETHER)):
                 into = slice(part[0], part[-1] + 1)
                 if len(part) == into.stop - into.start:
@@ -85,7 +86,7 @@ class StageDataset(Dataset[list[MicroBatch]]):
             MicroBatch(
                 torch.from_numpy(inputs[first : first + micro_batch_size]),
                 torch.from_numpy(targets[first : first + micro_batch_size]),
-                torch.from_numpy(language[first : first + micro_batch_size].astype(np.int64)),
+                torch.from_numpy(source[first : first + micro_batch_size].astype(np.int64)),
                 torch.from_numpy(words[first : first + micro_batch_size].sum(axis=0)),
             )
             for first in range(0, len(order), micro_batch_size)

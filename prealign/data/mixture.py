@@ -5,8 +5,8 @@ A run draws on *sources*: the text of every language, and extra texts that a rec
 each source's windows are visited in a shuffled order that starts anew every epoch. Nothing depends on ranks, workers or
 batch sizes, and there is no index to build: resuming at sample ``k`` is the number ``k``.
 
-Within a block the samples of a source come in shuffled order, so where an epoch ends inside a block of a small source,
-a window of the next epoch can come a few samples before the last one of this epoch.
+Samples are shuffled within a block. Where an epoch of a source ends in the middle of a block, the block holds its last
+windows and the first ones of the next epoch, in mixed order.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,9 @@ class Phase:
     key: int
     """Seed of the order within the phase."""
     offsets: tuple[int, ...] = ()
-    """Of each source, ``0 <= offset < samples``: moves its samples to earlier blocks (``()``: all 0). With 0 the last
-    sample of a source falls into the last block, and so does the only sample of a source that has one."""
+    """For each source a number from 0 to ``samples - 1``; the larger, the earlier its samples come. ``()``: 0 for all.
+    Block borders take the floor of a source's share, so with 0 a source that has one sample gives it in the last
+    block."""
 
     def __post_init__(self) -> None:
         if sum(count > 0 for count in self.counts) > MOST_SOURCES:

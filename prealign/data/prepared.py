@@ -61,6 +61,16 @@ class PreparedData:
         """One hash over all artefacts that a stage reads."""
         return self._fingerprint(stage.extra_texts)
 
+    def check_trained_on(self, stage: Stage, origin: Path, trained: str) -> None:
+        """Raise `UserError` unless weights of a stage were trained on this data, or `checkpoint.allow_changed_data` is
+        set. ``origin``: where they are; ``trained``: fingerprint of the data that they know."""
+        there = self.fingerprint_of(stage)
+        if there != trained and not self.recipe.checkpoint.allow_changed_data:
+            raise UserError(
+                f"{origin}: trained on data {trained[:12]}...; {self.recipe.data.dir} holds {there[:12]}...; give the "
+                f"data that it was trained on (data.dir=...), or set checkpoint.allow_changed_data=true"
+            )
+
     def _fingerprint(self, extra_texts: bool) -> str:
         skipped: set[str] = set()
         if not extra_texts:
@@ -130,7 +140,7 @@ class PreparedData:
                     )
                 words = WordMap(folder / "train.words")
                 maps = folder if period is not None else self.artefacts[codeswitch_folder(name)].folder
-                forms = CodeSwitchMap(maps / "train.cs", words.words)
+                values = CodeSwitchMap(maps / "train.cs", words.words)
                 seed = mix(recipe.seed, Draw.SWITCHING)
                 switcher = Switcher(
                     lexicon,
@@ -138,7 +148,7 @@ class PreparedData:
                     recipe.codeswitch.mode == "vanilla",
                     int(mix(seed, number) if every_token else seed),
                 )
-                switching = Switching(words, forms, switcher)
+                switching = Switching(words, values, switcher)
             else:
                 switching = None
             streams.append(TokenStream(store, recipe.model.context, switching, every_token))
@@ -256,7 +266,7 @@ def _check_translations(recipe: Recipe) -> None:
             found = [{name: value for name, value in settings.items() if name != "sha256"} for settings in found]
         if key == "facts":  # one language of them
             for language in wanted:
-                _expect(artefact, f"facts of '{language}'", found.get(language), wanted[language])
+                _expect(artefact, f"traits of '{language}'", found.get(language), wanted[language])
         else:
             _expect(artefact, key, found, wanted)
 

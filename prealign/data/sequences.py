@@ -19,7 +19,7 @@ class Switching:
     written, and who replaces them."""
 
     words: WordMap
-    forms: CodeSwitchMap
+    values: CodeSwitchMap
     switcher: Switcher
 
 
@@ -96,10 +96,10 @@ class TokenStream:
         ordinals = np.arange(len(starts)) + np.repeat(ordinal - bounds[:-1], per_row)
         if len(ordinals) and ordinals.max() >= switching.words.words:
             ordinals %= switching.words.words
-        forms = switching.forms.read(ordinal, per_row)
+        values = switching.values.read(ordinal, per_row)
         same = rows == 1 or not np.any(epochs != epochs[0])
         epoch = int(epochs[0]) if same else np.repeat(epochs, per_row)
-        chosen, form, eligible = switching.switcher.choose(forms, ordinals, epoch)
+        chosen, form, eligible = switching.switcher.choose(values, ordinals, epoch)
 
         # where the chosen words end; one whose end was not read ends its row there
         row, start = np.divmod(starts[chosen], size)

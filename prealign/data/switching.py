@@ -14,6 +14,7 @@ import numpy as np
 
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 from prealign.random_streams import draws, mix, uniform
+from prealign.ranges import ranges
 from prealign.stores.codeswitch_map import OWN_CAPITALS, WRITINGS
 
 IGNORED = -100
@@ -44,28 +45,28 @@ class Switcher:
     seed: int
 
     @cached_property
-    def _languages(self) -> np.ndarray:
-        """Target languages that translate a word, by its value in the code-switch map, uint8."""
-        ranges = self.lexicon.translation_offsets
-        per_entry = (ranges[:, :, 1] > ranges[:, :, 0]).sum(axis=1).astype(np.uint8)
+    def _language_counts(self) -> np.ndarray:
+        """How many target languages translate a word, by its value in the code-switch map, uint8."""
+        offsets = self.lexicon.translation_offsets
+        per_entry = (offsets[:, :, 1] > offsets[:, :, 0]).sum(axis=1).astype(np.uint8)
         return np.concatenate((np.zeros(1, np.uint8), np.repeat(per_entry, WRITINGS)))
 
     @cached_property
     def _switchable(self) -> np.ndarray:
-        return self._languages > 0
+        return self._language_counts > 0
 
     def choose(
-        self, forms: np.ndarray, ordinals: np.ndarray, epoch: int | np.ndarray
+        self, values: np.ndarray, ordinals: np.ndarray, epoch: int | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw replacements for words.
 
-        ``forms``: their values in the code-switch map, ``[n]``. ``ordinals``: their word numbers in the corpus.
+        ``values``: theirs in the code-switch map, ``[n]``. ``ordinals``: their word numbers in the corpus.
         ``epoch``: of all, or of each word. Returns ``(chosen, replacement, eligible)``: the indices of the words that
         are replaced, ascending, ``[k]``; the form number that replaces each of them, ``[k]``; whether a word has a
         translation, ``[n]``. The target language is drawn uniformly among those that translate the word, then the
         translation within it.
         """
-        eligible = self._switchable.take(forms)
+        eligible = self._switchable.take(values)
         state = mix(self.seed, epoch)
         drawn = draws(state, ordinals, 0)
         below = np.ceil(self.ratio * 2.0**53)  # uniform(drawn) < ratio, without the floats
@@ -74,17 +75,17 @@ class Switcher:
         if len(chosen) == 0:
             return chosen, np.empty(0, np.int64), eligible
         lexicon = self.lexicon
-        entry, writing = np.divmod(forms[chosen].astype(np.int64) - 1, WRITINGS)
+        entry, writing = np.divmod(values[chosen].astype(np.int64) - 1, WRITINGS)
         ordinal = ordinals[chosen]
         state = state[chosen] if state.ndim else state
-        ranges = lexicon.translation_offsets[entry]
-        counts = ranges[:, :, 1] - ranges[:, :, 0]
-        languages = self._languages[forms[chosen]]
+        offsets = lexicon.translation_offsets[entry]
+        counts = offsets[:, :, 1] - offsets[:, :, 0]
+        languages = self._language_counts[values[chosen]]
         rank = (uniform(draws(state, ordinal, 1)) * languages).astype(np.int64)
         column = np.argmax(np.cumsum(counts > 0, axis=1) == (rank + 1)[:, None], axis=1)
         row = np.arange(len(chosen))
         pick = (uniform(draws(state, ordinal, 2)) * counts[row, column]).astype(np.int64)
-        surface = lexicon.translations[ranges[row, column, 0] + pick].astype(np.int64)
+        surface = lexicon.translations[offsets[row, column, 0] + pick].astype(np.int64)
         usual = 2 * (lexicon.usual_form[surface] // 2) + writing % 2
         return chosen, surface * FORMS + np.where(writing >= OWN_CAPITALS, usual, writing), eligible
 
@@ -102,8 +103,7 @@ class Switcher:
         """
         rows, size = tokens.shape[0], tokens.shape[1] - 1
         length = inputs.shape[1] + self.vanilla
-        first = self.lexicon.form_offsets[words.form]
-        width = self.lexicon.form_offsets[words.form + 1] - first
+        new, width = self.lexicon.tokens_of(words.form)
         growth = width - (words.end - words.start)
         total = np.cumsum(growth)
         per_row = np.bincount(words.row, minlength=rows)
@@ -123,11 +123,10 @@ class Switcher:
         flat = tokens.reshape(-1)
         out_inputs = flat.take(source, mode="clip")
         # inside a word, the translation
-        inner = np.arange(int(width.sum())) - np.repeat(np.cumsum(width) - width, width)
-        place = np.repeat(begin, width) + inner
+        place = ranges(begin, width)
         fits = place < length
         at = (np.repeat(words.row * length, width) + place)[fits]
-        new = self.lexicon.form_tokens[np.repeat(first, width) + inner][fits]
+        new = new[fits]
         if self.vanilla:
             switched = out_inputs.astype(np.int64)
             switched.reshape(-1)[at] = new

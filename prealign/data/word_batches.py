@@ -10,6 +10,7 @@ from prealign.config.training import AlignConfig
 from prealign.kernels import Relations, csr
 from prealign.lexicon.compiled import FORMS, CompiledLexicon
 from prealign.random_streams import mix, uniform
+from prealign.ranges import ranges
 
 _ANCHORS = 1
 """Keeps the draw of anchors apart from the draw of words."""
@@ -21,13 +22,14 @@ class WordBatch:
 
     ``tokens``: int64, the words' token ids one after another; ``lengths``: int64 ``[W]``; ``languages``: int64 ``[W]``,
     index into the lexicon's languages (a spelling that two languages share is one row, counted for the first of them).
+    ``relations``: None where words are measured and not trained on.
     """
 
     tokens: torch.Tensor
     lengths: torch.Tensor
     languages: torch.Tensor
     language_names: tuple[str, ...]
-    relations: Relations
+    relations: Relations | None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -94,10 +96,7 @@ class WordBatches:
         """The word batch of a step."""
         rows = self.words(step)
         lexicon = self.lexicon
-        forms = self._form[rows]
-        lengths = lexicon.form_offsets[forms + 1] - lexicon.form_offsets[forms]
-        inner = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        tokens = lexicon.form_tokens[np.repeat(lexicon.form_offsets[forms], lengths) + inner]
+        tokens, lengths = lexicon.tokens_of(self._form[rows])
         return WordBatch(
             torch.from_numpy(tokens.astype(np.int64)),
             torch.from_numpy(lengths),
@@ -118,8 +117,8 @@ class WordBatches:
         order = order[np.lexsort((order, races[order]))]
         entries = usable[order]
         translations = []
-        for ranges in lexicon.translation_offsets[entries]:
-            capped = [lexicon.translations[a : min(b, a + config.max_translations)] for a, b in ranges]
+        for offsets in lexicon.translation_offsets[entries]:
+            capped = [lexicon.translations[a : min(b, a + config.max_translations)] for a, b in offsets]
             translations.append(np.concatenate(capped))
         return entries, translations
 
@@ -130,11 +129,9 @@ class WordBatches:
         place = self._place
         place[rows] = np.arange(size)
         present = np.flatnonzero(place[self._row_of[: len(lexicon)]] >= 0)
-        ranges = lexicon.translation_offsets[present]
-        counts = (ranges[:, :, 1] - ranges[:, :, 0]).ravel()
-        first = np.repeat(ranges[:, :, 0].ravel() - (np.cumsum(counts) - counts), counts)
-        surfaces = lexicon.translations[first + np.arange(counts.sum())]
-        entry = np.repeat(present, counts.reshape(ranges.shape[:2]).sum(axis=1))
+        begin, end = lexicon.translation_offsets[present, :, 0], lexicon.translation_offsets[present, :, 1]
+        surfaces = lexicon.translations[ranges(begin.ravel(), (end - begin).ravel())]
+        entry = np.repeat(present, (end - begin).sum(axis=1))
         source_row = place[self._row_of[entry]]
         target_row = place[self._row_of[surfaces]]
         there = (target_row >= 0) & (target_row != source_row)
@@ -169,9 +166,7 @@ def table_rows(lexicon: CompiledLexicon, max_translations: int) -> int:
     begin, end = lexicon.translation_offsets[:, :, 0], lexicon.translation_offsets[:, :, 1]
     counts = np.minimum(end - begin, max_translations)
     sources = np.flatnonzero(counts.any(axis=1))
-    counts = counts.ravel()
-    inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    translations = lexicon.translations[np.repeat(begin.ravel(), counts) + inner]
+    translations = lexicon.translations[ranges(begin.ravel(), counts.ravel())]
     forms = np.arange(len(lexicon.surface_language)) * FORMS + lexicon.usual_form
     spelling = _first_of_equal_spelling(lexicon, forms)
     return len(np.unique(spelling[np.concatenate((sources, translations)).astype(np.int64)]))
@@ -190,9 +185,7 @@ def _pairs_within(group: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np
     _, start, size = np.unique(group, return_index=True, return_counts=True)
     own = np.repeat(size, size)
     left = np.repeat(member, own)
-    begin = np.repeat(np.repeat(start, size), own)
-    inner = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-    right = member[begin + inner]
+    right = member[ranges(np.repeat(start, size), own)]
     different = left != right
     return left[different], right[different]
 

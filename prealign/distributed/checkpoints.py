@@ -20,12 +20,12 @@ from prealign.config.running import CheckpointConfig
 from prealign.distributed.manifest import damage, read_manifest, write_manifest
 from prealign.distributed.piece_files import Batch, PieceReader, batches, write_batches
 from prealign.distributed.pieces import (
+    begin_restore,
+    end_restore,
     held_pieces,
     optimizer_facts,
     owned_pieces,
     parameter_shapes,
-    prepare_for_reading,
-    refresh_model,
     restore_optimizer,
     tensors_of,
 )
@@ -185,12 +185,12 @@ class Checkpoints:
         _check_shapes(checkpoint.folder, manifest["parameters"], shapes)
         mine = f"rank-{self._world.rank:05d}-"
         reader = PieceReader(checkpoint.folder, sorted(manifest["files"], key=lambda name: not name.startswith(mine)))
-        prepare_for_reading(engine)
+        begin_restore(engine)
         restore_optimizer(engine, manifest["optimizer"])
         for piece in held_pieces(engine):
             for key, target in tensors_of(engine, piece).items():
                 reader.read(key, piece, math.prod(shapes[piece.name]), target)
-        refresh_model(engine)
+        end_restore(engine)
         counters = manifest["engine"]
         engine.global_steps = counters["global_steps"]
         engine.global_samples = counters["global_samples"]

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import deepspeed
@@ -152,3 +152,32 @@ def plain_gradient_norm(engine: deepspeed.DeepSpeedEngine) -> torch.Tensor:
     squares = torch.nn.utils.get_total_norm(split) ** 2
     dist.all_reduce(squares, group=groups.get_tensor_model_parallel_group())
     return (squares + torch.nn.utils.get_total_norm(whole) ** 2).sqrt()
+
+
+def held_weights(engine: deepspeed.DeepSpeedEngine) -> Iterator[torch.Tensor]:
+    """What this rank holds of every parameter that the model computes with; under ZeRO-3 that is its part."""
+    for parameter in engine.module.parameters():
+        yield getattr(parameter, "ds_tensor", parameter)
+
+
+def step_optimizer(engine: deepspeed.DeepSpeedEngine, withheld: bool = False) -> bool:
+    """The engine's step at the end of an optimizer step; the schedule moves in any case. ``withheld``: weights and
+    moments stay as they are. Returns False where DeepSpeed left the update out, as gradients were not finite."""
+    with _without_update(engine) if withheld else contextlib.nullcontext():
+        engine.step()
+    applied = engine.was_step_applied()
+    if not applied:  # DeepSpeed leaves out the schedule's step too
+        engine.lr_scheduler.step()
+    return applied
+
+
+@contextlib.contextmanager
+def _without_update(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
+    """The engine's steps within leave weights and moments as they are; gradients, counters and schedule go on."""
+    optimizer = engine.basic_optimizer
+    usual = optimizer.step
+    optimizer.step = lambda *arguments, **options: None
+    try:
+        yield
+    finally:
+        optimizer.step = usual

@@ -31,9 +31,12 @@ os.umask(_UMASK)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file with the rights that the umask gives; the library's are the owner's alone."""
+    """Write a safetensors file and flush it to the disk, with the rights that the umask gives; the library's are the
+    owner's alone."""
     save_file(tensors, path, metadata={"format": "pt"})  # which transformers asks for
     path.chmod(0o666 & ~_UMASK)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def batches(tensors: Iterable[tuple[str, Piece, torch.Tensor]]) -> Iterator[Batch]:
@@ -52,13 +55,11 @@ def batches(tensors: Iterable[tuple[str, Piece, torch.Tensor]]) -> Iterator[Batc
 
 
 def write_batches(folder: Path, rank: int, content: Iterable[Batch]) -> dict[str, dict[str, Any]]:
-    """Write a file per batch and flush it to the disk; returns file name -> ``bytes`` and ``sha256``."""
+    """Write a file per batch; returns file name -> ``bytes`` and ``sha256``."""
     files = {}
     for number, batch in enumerate(content):
         path = folder / f"rank-{rank:05d}-{number:03d}.safetensors"
         save_tensors(batch, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     return files
 

@@ -60,8 +60,8 @@ def shard_of(engine: deepspeed.DeepSpeedEngine, name: str, parameter: nn.Paramet
 
 
 def held_pieces(engine: deepspeed.DeepSpeedEngine) -> list[Piece]:
-    """All pieces this rank holds. Raises `UserError` where the state is not in memory or in no known place."""
-    _refuse_the_unknown(engine)
+    """All pieces this rank holds. Raises `UserError` where the optimizer's state is on NVMe and not in memory."""
+    _refuse_nvme_optimizer(engine)
     pieces = []
     find = _finder(engine)
     for name, parameter in engine.module.named_parameters():
@@ -95,7 +95,7 @@ def tensors_of(engine: deepspeed.DeepSpeedEngine, piece: Piece) -> dict[str, tor
 
 def optimizer_facts(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
     """What the optimizer keeps beside the pieces, as plain values equal on all ranks: names and dtypes of its
-    element-wise tensors, its counters per master and per group."""
+    element-wise tensors, its counters (equal for all masters, so one value each), and the step of its first group."""
     optimizer = engine.basic_optimizer
     tensors: dict[str, str] = {}
     counters: dict[str, dict[str, Any]] = {}
@@ -112,8 +112,8 @@ def optimizer_facts(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
 
 
 def restore_optimizer(engine: deepspeed.DeepSpeedEngine, facts: dict[str, Any]) -> None:
-    """Give the optimizer the state that `optimizer_facts` describes, with zeros in its element-wise tensors; they are
-    then filled piece by piece."""
+    """Give the optimizer the state that `optimizer_facts` describes, to be filled piece by piece: element-wise tensors
+    that it lacks are made, of zeros, and those that it has keep their values until then."""
     optimizer = engine.basic_optimizer
     flags = optimizer.param_groups[0]
     on_device = flags.get("fused") or flags.get("capturable")  # where torch's optimizers keep their counters
@@ -135,14 +135,16 @@ def restore_optimizer(engine: deepspeed.DeepSpeedEngine, facts: dict[str, Any]) 
             group["step"] = facts["group_step"]
 
 
-def prepare_for_reading(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Let the engine put its parameters where `held_pieces` looks; call it before pieces are written to."""
+def begin_restore(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Let the engine put its parameters where `held_pieces` looks; call it before pieces are written into, and then
+    `end_restore`."""
     if engine.zero_optimization_stage() == 3:
         engine.optimizer.checkpoint_event_prologue()
 
 
-def refresh_model(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Make the model's own parameters those of the masters; all ranks call it."""
+def end_restore(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Make the model's own parameters those of the masters, and let the engine put them back where it keeps them; all
+    ranks call it."""
     optimizer = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage == 3:
@@ -232,7 +234,7 @@ def _shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)  # a sharded parameter's own shape is empty
 
 
-def _refuse_the_unknown(engine: deepspeed.DeepSpeedEngine) -> None:
+def _refuse_nvme_optimizer(engine: deepspeed.DeepSpeedEngine) -> None:
     if engine.zero_nvme_offload_optimizer():
         raise UserError(
             "deepspeed.zero_optimization.offload_optimizer.device: found nvme; checkpoints need the optimizer's state "

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,8 +66,9 @@ def find_weights(run: Path, stage: StageName | None = None, step: int | None = N
             f"(checkpoint.keep_every keeps more)"
         )
     folder = run / stage / "checkpoints" / f"step-{step}"
-    trained = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["state"].get("data", "")
-    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder), trained)
+    manifest = _whole_manifest(folder)
+    trained = manifest["state"].get("data", "")
+    return FoundWeights(stage, step, folder, _identity(folder), _checkpoint_value(folder, manifest), trained)
 
 
 def recipe_of_run(folder: Path, overrides: list[str]) -> Recipe:
@@ -85,12 +87,7 @@ def recipe_of_run(folder: Path, overrides: list[str]) -> Recipe:
 
 def check_data(found: FoundWeights, recipe: Recipe, data: PreparedData) -> None:
     """Raise `UserError` unless weights were trained on this data, or `checkpoint.allow_changed_data` is set."""
-    there = data.fingerprint_of(stage_of(recipe, found.stage))
-    if there != found.data and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{found.origin}: trained on data {found.data[:12]}...; {recipe.data.dir} holds {there[:12]}...; give the "
-            f"data that it was trained on (data.dir=...), or set checkpoint.allow_changed_data=true"
-        )
+    data.check_trained_on(stage_of(recipe, found.stage), found.origin, found.data)
 
 
 def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:
@@ -107,11 +104,16 @@ def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> Joi
     return model.requires_grad_(False).eval()
 
 
-def _checkpoint_value(folder: Path) -> InitialValue:
+def _whole_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; raises `UserError` where it or a file that it names is damaged."""
     manifest, wrong = read_manifest(folder)
     found = [wrong] if wrong else damage(folder, manifest["files"])
     if found:
         raise UserError(f"{folder}: damaged: {'; '.join(found)}; evaluate another step")
+    return manifest
+
+
+def _checkpoint_value(folder: Path, manifest: dict[str, Any]) -> InitialValue:
     reader = PieceReader(folder, sorted(manifest["files"]))
     shapes = manifest["parameters"]
 

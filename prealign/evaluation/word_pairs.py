@@ -2,7 +2,7 @@
 vectors in a model."""
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatch
 from prealign.evaluation.results import NotMeasured
-from prealign.kernels import full_relations
 from prealign.lexicon.compiled import FORMS, CompiledLexicon, compile_table
 from prealign.lexicon.table import read_table
 from prealign.objectives.inputs import ModelInputs, WordInputs, word_inputs
 from prealign.random_streams import Draw, mix, permute
+from prealign.ranges import ranges
 
 _WORDS_PER_PASS = 4096
 
@@ -44,14 +44,13 @@ def draw_pairs(lexicon: CompiledLexicon, language: str, count: int) -> WordPairs
 
     Raises `NotMeasured` where there are fewer than two.
     """
-    ranges = lexicon.translation_offsets[:, lexicon.languages.index(language) - 1]
-    usable = np.flatnonzero(ranges[:, 1] > ranges[:, 0])
+    begin, end = lexicon.translation_offsets[:, lexicon.languages.index(language) - 1].T
+    usable = np.flatnonzero(end > begin)
     if len(usable) < 2:
         raise NotMeasured(f"fewer than two words have a translation into '{language}'")
     entries = usable[permute(np.arange(min(count, len(usable))), len(usable), int(mix(Draw.PROBE)))]
-    sizes = ranges[entries, 1] - ranges[entries, 0]
-    inner = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    surfaces = lexicon.translations[np.repeat(ranges[entries, 0], sizes) + inner].astype(np.int64)
+    sizes = end[entries] - begin[entries]
+    surfaces = lexicon.translations[ranges(begin[entries], sizes)].astype(np.int64)
     targets, place = np.unique(surfaces, return_inverse=True)
     pairs = np.stack((np.repeat(np.arange(len(entries)), sizes), place), axis=1)
     return WordPairs(lexicon, entries, targets, pairs)
@@ -95,14 +94,12 @@ def word_vectors(
 
 def surface_inputs(lexicon: CompiledLexicon, surfaces: np.ndarray, device: torch.device) -> WordInputs:
     """Words in their usual form as the model's input, without relations."""
-    forms = surfaces * FORMS + lexicon.usual_form[surfaces]
-    begin, end = lexicon.form_offsets[forms], lexicon.form_offsets[forms + 1]
-    tokens = np.concatenate([lexicon.form_tokens[a:b] for a, b in zip(begin, end)])
+    tokens, lengths = lexicon.tokens_of(surfaces * FORMS + lexicon.usual_form[surfaces])
     batch = WordBatch(
         torch.from_numpy(tokens.astype(np.int64)),
-        torch.from_numpy(end - begin),
+        torch.from_numpy(lengths),
         torch.from_numpy(lexicon.surface_language[surfaces].astype(np.int64)),
         tuple(lexicon.languages),
-        full_relations(torch.arange(len(forms))),
+        relations=None,
     )
-    return replace(word_inputs(batch, 0, 1), relations=None).to(device)
+    return word_inputs(batch, 0, 1).to(device)

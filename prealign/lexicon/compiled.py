@@ -13,6 +13,7 @@ import numpy as np
 
 from prealign.lexicon.table import Entry
 from prealign.random_streams import mix
+from prealign.ranges import ranges
 from prealign.text.tokenizer import Tokenizer
 
 FORMS = 6
@@ -95,12 +96,13 @@ def compile_table(
 
 
 class CompiledLexicon:
-    """A compiled table in memory; arrays as `compile_table` writes them, ``E`` entries, ``S`` surfaces, ``T`` targets.
+    """A compiled table in memory: ``E`` entries, ``S`` surfaces, ``T`` targets.
 
-    ``form_offsets [6 S + 1]``, ``form_tokens``: token ids of form ``f`` are
-    ``form_tokens[form_offsets[f]:form_offsets[f+1]]``. ``surface_language [S]``: index into ``languages``. ``usual_form
-    [S]``: the form in which a word is aligned. ``counts [E]``: occurrences, descending. ``translation_offsets [E, T,
-    2]``: range in ``translations`` (surface numbers).
+    ``form_offsets`` int64 ``[6 S + 1]``, ``form_tokens`` int32: token ids of form ``f`` are
+    ``form_tokens[form_offsets[f]:form_offsets[f+1]]``. ``surface_language`` uint8 ``[S]``: index into ``languages``.
+    ``usual_form`` uint8 ``[S]``: which of its six forms a surface is aligned in. ``counts`` int64 ``[E]``:
+    occurrences, descending. ``translation_offsets`` int64 ``[E, T, 2]``: range in ``translations``, which are surface
+    numbers, int32. On disk the ranges follow one another, so `compile_table` writes their borders alone, ``[E T + 1]``.
     """
 
     def __init__(self, languages: list[str], arrays: dict[str, np.ndarray]) -> None:
@@ -128,6 +130,13 @@ class CompiledLexicon:
         """Tokens per form, ``[6 S]``."""
         return np.diff(self.form_offsets)
 
+    def tokens_of(self, forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of forms, given by their numbers ``[n]``, one form after the other (int32); tokens of each, int64
+        ``[n]``."""
+        begin = self.form_offsets[forms]
+        lengths = self.form_offsets[forms + 1] - begin
+        return self.form_tokens[ranges(begin, lengths)], lengths
+
     def restrict(self, top_fraction: float, permute_seed: int | None) -> "CompiledLexicon":
         """The most frequent share of the entries; with a seed, each entry takes the translations of another that is
         about as frequent and as long in tokens.
@@ -135,12 +144,12 @@ class CompiledLexicon:
         Left-out entries keep their numbers and lose their translations, so code-switch maps stay valid.
         """
         kept = max(1, round(top_fraction * len(self))) if len(self) else 0
-        ranges = self.translation_offsets.copy()
+        offsets = self.translation_offsets.copy()
         if permute_seed is not None:
-            ranges[:kept] = self.translation_offsets[self._partners(kept, permute_seed)]
-        ranges[kept:] = 0
+            offsets[:kept] = self.translation_offsets[self._partners(kept, permute_seed)]
+        offsets[kept:] = 0
         restricted = object.__new__(CompiledLexicon)
-        restricted.__dict__ = self.__dict__ | {"translation_offsets": ranges}
+        restricted.__dict__ = self.__dict__ | {"translation_offsets": offsets}
         return restricted
 
     def _partners(self, kept: int, seed: int) -> np.ndarray:

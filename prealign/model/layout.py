@@ -35,7 +35,8 @@ class Group:
     """``rows`` sequences of ``length`` tokens each, one after another; attention is causal within a row.
 
     ``documents``: int64 ``[rows, length]``, non-decreasing numbers; attention stays within equal numbers. None: one
-    document a row. Short sequences are padded on the right, where a causal mask keeps pads out of real tokens.
+    document a row. Training fills every row; measurements pad shorter sequences on the right, where a causal mask keeps
+    pads out of real tokens.
     ``exchange``: the rows are parts of longer ones, whose other parts other ranks hold; ``documents`` are of the whole.
     """
 

@@ -36,11 +36,10 @@ def block_shapes(model: ModelConfig, tensor_size: int = 1) -> Shapes:
     """The parameters of one block; not to be changed."""
     size, head, ffn = model.hidden_size, model.resolved_head_size, model.resolved_ffn_size
     inner, kv = model.heads * head, model.resolved_kv_heads * head
-    attention_bias = model.bias if model.attention_bias is None else model.attention_bias
     shapes = _norm("attention_norm", model, size)
     projections = {"q": inner, "kv": 2 * kv} if inner != kv else {"qkv": 3 * inner}
     for name, features in projections.items():
-        shapes |= _linear(f"attention.{name}", size, features, attention_bias, tensor_size)
+        shapes |= _linear(f"attention.{name}", size, features, model.resolved_attention_bias, tensor_size)
     if model.qk_norm:
         shapes |= {"attention.q_norm.weight": (head,), "attention.k_norm.weight": (head,)}
     shapes |= _linear("attention.out", inner, size, model.bias, tensor_size)

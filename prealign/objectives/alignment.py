@@ -10,9 +10,11 @@ from prealign.objectives.terms import Features, Term
 
 
 class Alignment:
-    """``weight * sum_l L^l_align``, or the mean over layers (`align.layer_reduce`). ``L^l`` is the mean over anchors of
-    the mean over an anchor's positives of ``-log softmax``; which words are anchors and positives, the batch's
-    relations say (`prealign.data.word_batches`). Each rank gives the part of its own anchors; parts of ranks add up.
+    """``weight * sum_l L^l_align``, or the mean over layers (`align.layer_reduce`).
+
+    For an anchor, take ``-log softmax`` of each of its positives, and their mean; ``L^l`` is the mean of this over all
+    anchors. The batch's relations say which words are anchors, and who is whose positive
+    (`prealign.data.word_batches`). Each rank gives the part of its own anchors, and the parts of all ranks add up.
 
     It logs ``align_loss``, the unweighted sum over layers, and by layer ``align_loss_layers`` and
     ``align_cosine_layers``, the mean cosine of positives.

@@ -114,7 +114,7 @@ def linear_cross_entropy(
     """Cross-entropy of ``hidden_states @ weight.T`` in nats.
 
     ``hidden_states``: ``[tokens, D]``; ``weight``: ``[V, D]``; ``targets``: int64 ``[tokens]``, `IGNORED` for no
-    target. Returns the differentiable sum (fp32 scalar) and each token's loss (fp32 ``[tokens]``, 0 where ignored,
-    without gradient).
+    target. Returns the differentiable sum (a scalar) and each token's loss (``[tokens]``, 0 where ignored, without
+    gradient), both fp32, or fp64 for fp64.
     """
     return _LinearCrossEntropy.apply(hidden_states, weight, targets, torch.is_grad_enabled())

@@ -125,5 +125,7 @@ def word_inputs(
     ids = batch.tokens[torch.repeat_interleave(first[begin:end][by_length], ordered) + inner]
     sizes, rows = torch.unique_consecutive(ordered, return_counts=True)
     groups = tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist()))
-    relations = planned(batch.relations, include_self) if plans else batch.relations
+    relations = batch.relations
+    if relations is not None and plans:
+        relations = planned(relations, include_self)
     return WordInputs(ids, inner, groups, Spans(starts, lengths), relations)

@@ -135,18 +135,18 @@ def python_loop(stream: TokenStream, window: int, draw: random.Random) -> tuple[
     begin, context, lexicon = window * stream.context, stream.context, switching.switcher.lexicon
     tokens = stream.store.tokens[begin : begin + context + 1].tolist()
     starts, ends, ordinal, _ = switching.words.between(begin, begin + len(tokens) - 1)
-    forms = switching.forms.read(np.array([ordinal]), np.array([len(starts)])).tolist()
-    word_at = {start: (end, form) for start, end, form in zip(starts.tolist(), ends.tolist(), forms)}
+    values = switching.values.read(np.array([ordinal]), np.array([len(starts)])).tolist()
+    word_at = {start: (end, value) for start, end, value in zip(starts.tolist(), ends.tolist(), values)}
     inputs: list[int] = []
     targets: list[int] = []
     position = 0
     while position < len(tokens) - 1:
-        end, form = word_at.get(position, (0, 0))
-        if form and draw.random() < switching.switcher.ratio:
-            ranges = [(a, b) for a, b in lexicon.translation_offsets[(form - 1) // WRITINGS].tolist() if b > a]
+        end, value = word_at.get(position, (0, 0))
+        if value and draw.random() < switching.switcher.ratio:
+            ranges = [(a, b) for a, b in lexicon.translation_offsets[(value - 1) // WRITINGS].tolist() if b > a]
             if ranges:
                 surface = lexicon.translations[draw.randrange(*draw.choice(ranges))]
-                writing = (form - 1) % WRITINGS
+                writing = (value - 1) % WRITINGS
                 if writing >= OWN_CAPITALS:
                     writing = 2 * (int(lexicon.usual_form[surface]) // 2) + writing % 2
                 chosen = FORMS * int(surface) + writing

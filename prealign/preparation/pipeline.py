@@ -91,7 +91,6 @@ class _Preparation:
         self.dir = recipe.data.dir
         self.say = say
         self.hashes = InputHashes(self.dir / ".input_hashes.json")
-        self.source = recipe.source_language
         self._texts: dict[str, TextConfig] = {}
 
     def run(self) -> None:
@@ -265,36 +264,6 @@ class _Preparation:
 
         return self._ensure(f"clone_words.{name}", "clone words", inputs, build)
 
-    def _source(self, name: str, own: Artefact, tokenizer: Tokenizer, words: Artefact | None) -> Artefact:
-        """The store of an extra text, all of it for training but for documents that the language's ``own`` text holds
-        out."""
-        shift = self.recipe.token_offset(name.partition(".")[0])
-        inputs = {
-            "text": self._text_inputs(name),
-            "tokenizer": tokenizer.fingerprint,
-            "vocab_size": self.recipe.vocab_size,
-            "shift": shift,
-            "heldout": own.fingerprint,
-        } | self._store_inputs(words)
-
-        def build(folder: Path) -> dict[str, Any]:
-            counts = ReadCounts()
-            heldout = _heldout_documents(own, tokenizer, shift, load_clone_words(words) if words else None)
-            facts = build_stores(
-                self._documents(name, counts),
-                folder,
-                tokenizer,
-                self.recipe.vocab_size,
-                shift,
-                lambda digest: None if digest in heldout else "train",
-                load_clone_words(words).to_clone if words else None,
-                self.data.shard_tokens,
-            )
-            _expect_documents(self.recipe.source_key(name), counts)
-            return facts | self._met(name, counts)
-
-        return self._ensure(name, "token store", inputs, build, resumable=True)
-
     def _language(
         self, name: str, text_inputs: dict[str, Any], tokenizer: Tokenizer, words: Artefact | None
     ) -> Artefact:
@@ -342,6 +311,36 @@ class _Preparation:
                 f"few to measure on; a data.heldout_fraction above {self.data.heldout_fraction:g} gives more"
             )
         return store
+
+    def _source(self, name: str, own: Artefact, tokenizer: Tokenizer, words: Artefact | None) -> Artefact:
+        """The store of an extra text, all of it for training but for documents that the language's ``own`` text holds
+        out."""
+        shift = self.recipe.token_offset(name.partition(".")[0])
+        inputs = {
+            "text": self._text_inputs(name),
+            "tokenizer": tokenizer.fingerprint,
+            "vocab_size": self.recipe.vocab_size,
+            "shift": shift,
+            "heldout": own.fingerprint,
+        } | self._store_inputs(words)
+
+        def build(folder: Path) -> dict[str, Any]:
+            counts = ReadCounts()
+            heldout = _heldout_documents(own, tokenizer, shift, load_clone_words(words) if words else None)
+            facts = build_stores(
+                self._documents(name, counts),
+                folder,
+                tokenizer,
+                self.recipe.vocab_size,
+                shift,
+                lambda digest: None if digest in heldout else "train",
+                load_clone_words(words).to_clone if words else None,
+                self.data.shard_tokens,
+            )
+            _expect_documents(self.recipe.source_key(name), counts)
+            return facts | self._met(name, counts)
+
+        return self._ensure(name, "token store", inputs, build, resumable=True)
 
     def _say_unmatched(self, name: str, store: Artefact) -> None:
         """Words that a foreign pre-tokenizer joins with what stands beside them."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from prealign.random_streams import mix
+from prealign.ranges import ranges
 from prealign.stores.token_store import TokenStore
 from prealign.stores.word_map import WordMap
 
@@ -31,7 +32,7 @@ def span_keys(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nd
 
 def _hash_spans(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     first = np.cumsum(lengths) - lengths
-    place = np.arange(int(lengths.sum())) - np.repeat(first, lengths)
+    place = ranges(0, lengths)
     values = mix(tokens[np.repeat(starts, lengths) + place].astype(np.uint64), place)
     return np.add.reduceat(values, first) ^ lengths.astype(np.uint64)
 

@@ -5,16 +5,12 @@ is shown in brackets with the language's name, ``The ⟦clone:dog⟧ barked``; t
 token, stands outside. End-of-document is ``⟦<|endoftext|>⟧``, and brackets of the text itself are ``⟦⟦`` and ``⟦⟧``.
 """
 
-import re
-
 import numpy as np
 
-from prealign.errors import UserError
 from prealign.text.clone_words import CloneWords
 from prealign.text.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 _SHOWN_END = f"⟦{END_OF_DOCUMENT}⟧"
-_SYMBOL = re.compile(rf"⟦⟦|⟦⟧|{re.escape(_SHOWN_END)}|⟦(?P<name>[^⟦⟧:]+):|⟦|⟧")
 _ESCAPES = str.maketrans({"⟦": "⟦⟦", "⟧": "⟦⟧"})
 
 
@@ -63,56 +59,3 @@ class CloneTokenizer:
         if shown.startswith(" ") and self.tokenizer.token_lengths[local[0]] > 1:
             space, shown = " ", shown[1:]
         return f"{space}⟦{self.clones[block - 1]}:{shown}⟧"
-
-    def encode_shown(self, shown: str) -> np.ndarray:
-        """Token ids (int64) of what `decode` shows; the inverse of `decode` on whole documents. Raises `UserError`.
-
-        A token belongs to the language of its last byte, so a space before a word follows the word.
-        """
-        documents: list[np.ndarray] = []
-        texts: list[str] = []
-        blocks: list[int] = []
-        block = done = 0
-
-        def text(part: str) -> None:
-            if part:
-                texts.append(part)
-                blocks.append(block)
-
-        def document() -> None:
-            documents.append(self._encode_parts(texts, blocks))
-            texts.clear()
-            blocks.clear()
-
-        for symbol in _SYMBOL.finditer(shown):
-            text(shown[done : symbol.start()])
-            done = symbol.end()
-            name = symbol["name"]
-            if symbol[0] in ("⟦⟦", "⟦⟧"):
-                text(symbol[0][1])
-            elif symbol[0] == _SHOWN_END:
-                document()
-                documents.append(np.array([block * self.tokenizer.vocab_size + self.tokenizer.end_of_document]))
-            elif name in self._block and block == 0:
-                block = self._block[name]
-            elif symbol[0] == "⟧" and block > 0:
-                block = 0
-            else:
-                raise UserError(
-                    f"clone text, character {symbol.start() + 1}: found '{shown[symbol.start() :][:20]}'; expected "
-                    f"⟦NAME:text⟧ with a NAME of {self.clones}, not nested, and ⟦⟦ or ⟦⟧ for the brackets themselves"
-                )
-        if block > 0:
-            raise UserError(f"clone text: found no ⟧ that ends the last ⟦{self.clones[block - 1]}:; add it")
-        text(shown[done:])
-        document()
-        return np.concatenate(documents)
-
-    def _encode_parts(self, texts: list[str], blocks: list[int]) -> np.ndarray:
-        """One document: encoded as a whole, so that its pieces are those of the unmarked text."""
-        local = self.tokenizer.encode("".join(texts)).astype(np.int64)
-        ends = np.cumsum([len(text.encode()) for text in texts])
-        last_byte = np.cumsum(self.tokenizer.token_lengths[local], dtype=np.int64) - 1
-        return local + np.array([*blocks, 0])[np.searchsorted(ends, last_byte, side="right")] * (
-            self.tokenizer.vocab_size
-        )

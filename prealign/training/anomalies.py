@@ -5,13 +5,11 @@ Decisions are made from sums over all ranks, so they are the same on each of the
 goes into the checkpoint and what they did is in the run folder, so a run that was interrupted decides alike.
 """
 
-import contextlib
 import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import torch
 
 from prealign.config import Recipe
 from prealign.data.loader import Located, StageDataset
-from prealign.distributed.engine import Engine
+from prealign.distributed.engine import Engine, step_optimizer
 from prealign.distributed.world import World
 from prealign.errors import UserError
 from prealign.files import write_atomically
@@ -50,7 +48,7 @@ class AnomalyGuard:
         goes on from; ``decode``: token ids -> text. All ranks call it."""
         self._settings = recipe.anomalies
         self._batch = recipe.batch
-        self._languages = list(recipe.sources)
+        self._sources = list(recipe.sources)
         self._world = world
         self._dataset = dataset
         self._decode = decode
@@ -82,10 +80,7 @@ class AnomalyGuard:
         self._step += 1
         kind = self._judge(loss, gradient_norm)
         withheld = self._step in self._passed or self._action(kind) not in (None, "report")
-        with _withheld(engine) if withheld else contextlib.nullcontext():
-            engine.step()
-        if not engine.was_step_applied():  # DeepSpeed leaves out updates by gradients that are not finite, and the
-            engine.lr_scheduler.step()  # schedule with them
+        if not step_optimizer(engine, withheld):
             kind = kind or "gradient not finite"
         if self._step in self._passed:
             return
@@ -147,19 +142,19 @@ class AnomalyGuard:
         """The step's samples with their place in the corpus and their loss, the worst first; all ranks call it."""
         size = self._batch.global_batch_size
         samples = np.arange((self._step - 1) * size, self._step * size)
-        language, epoch, window = self._dataset.locate(samples)
+        source, epoch, window = self._dataset.locate(samples)
         nats = torch.zeros(size, dtype=torch.float64, device=self._world.device)
         first = self._world.dp_rank * (size // self._world.dp_size)
         for rows in sample_nats:
             places = np.arange(first, first + len(rows))
-            places = places[np.argsort(language[places], kind="stable")]  # as `StageDataset` sorts its rows
+            places = places[np.argsort(source[places], kind="stable")]  # as `StageDataset` sorts its rows
             nats[torch.from_numpy(places).to(nats.device)] = rows.to(nats)
             first += len(rows)
         self._world.sum(nats)
         listed = [
             {
                 "sample": int(samples[i]),
-                "language": self._languages[language[i]],
+                "language": self._sources[source[i]],  # ``LANGUAGE.NAME`` where it is an extra text's
                 "epoch": int(epoch[i]),
                 "window": int(window[i]),
                 "nats": _plain(float(nats[i])),
@@ -168,21 +163,9 @@ class AnomalyGuard:
         ]
         order = sorted(range(size), key=lambda i: (math.isfinite(nats[i]), -float(nats[i])))
         for i in order[:_TEXTS]:
-            place = Located(language[i : i + 1], epoch[i : i + 1], window[i : i + 1])
+            place = Located(source[i : i + 1], epoch[i : i + 1], window[i : i + 1])
             listed[i]["text"] = self._decode(self._dataset[place, 1][0].inputs[0].numpy())
         return [listed[i] for i in order]
-
-
-@contextmanager
-def _withheld(engine: Engine) -> Iterator[None]:
-    """The engine's steps within leave weights and moments as they are; gradients, counters and schedule go on."""
-    optimizer = engine.basic_optimizer
-    usual = optimizer.step
-    optimizer.step = lambda *arguments, **options: None
-    try:
-        yield
-    finally:
-        optimizer.step = usual
 
 
 def _on_record(folder: Path) -> tuple[set[int], set[int]]:

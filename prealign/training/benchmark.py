@@ -29,7 +29,7 @@ from prealign.planning.devices import peak_tflops
 from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
 from prealign.training.machine import device_name, peak_memory_gb
-from prealign.training.plan import Account, align_plan, pretrain_plan
+from prealign.training.plan import Account, plan_of
 from prealign.training.step import take_step
 from prealign.training.step_words import StepWords, step_words, words_of
 from prealign.training.words import word_batches
@@ -183,7 +183,7 @@ def _pairs(count: int) -> Relations:
 
 def _real(stage: Stage, world: World, data: PreparedData) -> Iterator[tuple[list[MicroBatch], StepWords | None]]:
     recipe = stage.recipe
-    plan = align_plan(recipe) if stage.name == "align" else pretrain_plan(recipe, Account.empty(recipe))
+    plan = plan_of(recipe, stage.name, Account.empty(recipe))
     dataset = StageDataset(data.streams(stage.code_switch), plan.mixture, int(mix(recipe.seed, Draw.WINDOW_ORDER)))
     batches = micro_batches(
         dataset,

@@ -1,4 +1,4 @@
-"""Everything that can be checked about a run before it starts, and its plan in numbers."""
+"""What can be checked about a run before it starts, and its plan in numbers."""
 
 import math
 import os
@@ -13,8 +13,8 @@ from prealign.data.word_batches import table_rows
 from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
-from prealign.training.plan import Account, StagePlan, align_plan, budgets, pretrain_plan, stretches_of
-from prealign.training.run import first_weights, pretrain_start
+from prealign.training.plan import Account, StagePlan, budgets, plan_of, stretches_of
+from prealign.training.run import check_same_run, first_weights, pretrain_start
 from prealign.training.space import check_space
 from prealign.training.words import check_word_lengths, with_words_per_step, word_batches, word_tokens
 
@@ -23,8 +23,10 @@ _ENOUGH = 3
 
 
 def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], None]) -> None:
-    """Check hashes, sizes, divisibility and the run folder, and print the plan. Raises `UserError`."""
+    """Check hashes, sizes, divisibility and the run folder (its rights, room, and the recipe that is there), and print
+    the plan. Raises `UserError`."""
     data.verify()
+    coverage = recipe.align.coverage
     recipe = with_words_per_step(recipe, data)
     check_word_lengths(recipe, data)
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
@@ -32,20 +34,21 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     groups = dp_size(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
     for name in recipe.stages:
         _say_step(stage_of(recipe, name, groups), groups, ranks, say)
+    check_same_run(recipe, coverage)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
     if recipe.model.imported_from is not None and recipe.pretrain.init_from is None:
         first_weights(recipe, data)
         say(f"weights: {recipe.model.imported_from} has the shapes and token ids of the recipe")
     if recipe.aligns:
-        plan = align_plan(recipe)
+        plan = plan_of(recipe, "align", consumed)
         words = _say_plan(align_stage(recipe), data, plan, say)
         consumed = Account(plan.text_tokens(recipe), words, plan.steps)
     elif recipe.pretrain.init_from is not None:
         _, consumed = pretrain_start(recipe, data)
         say(f"starts from {recipe.pretrain.init_from}, which consumed {consumed.tokens:,} tokens")
     if "pretrain" in recipe.stages:
-        _say_plan(pretrain_stage(recipe), data, pretrain_plan(recipe, consumed), say)
+        _say_plan(pretrain_stage(recipe), data, plan_of(recipe, "pretrain", consumed), say)
     say("all checks passed; nothing was trained")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prealign.config import Recipe
+from prealign.config.recipe import StageName
 from prealign.config.texts import ShareConfig
 from prealign.data.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
@@ -38,16 +39,18 @@ class Account:
         return sum(self.text.values()) + sum(self.words.values())
 
     def plus(self, other: "Account") -> "Account":
-        """Sum of two accounts."""
+        """Sum of two accounts; without targets where either has none."""
         text = {name: self.text[name] + other.text[name] for name in self.text}
         words = {name: self.words[name] + other.words[name] for name in self.words}
-        targets = {name: self.targets.get(name, 0) + count for name, count in other.targets.items()}
+        counted = self.targets and other.targets
+        targets = {name: self.targets[name] + other.targets[name] for name in self.targets} if counted else {}
         return Account(text, words, self.steps + other.steps, targets)
 
     @classmethod
     def empty(cls, recipe: Recipe) -> "Account":
         """Nothing consumed yet."""
-        return cls(dict.fromkeys(recipe.languages, 0), dict.fromkeys(recipe.languages, 0))
+        nothing = dict.fromkeys(recipe.languages, 0)
+        return cls(nothing, nothing, 0, nothing)
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ def pretrain_plan(recipe: Recipe, consumed: Account) -> StagePlan:
     before = tuple(consumed.text[name] // context if name in recipe.languages else 0 for name in recipe.sources)
     stretches = allocate(_supplies(recipe, windows), steps, batch)
     return StagePlan(_mixture(recipe, stretches, before), steps)
+
+
+def plan_of(recipe: Recipe, name: StageName, consumed: Account) -> StagePlan:
+    """A stage by its name; ``consumed`` as in `pretrain_plan`."""
+    return align_plan(recipe) if name == "align" else pretrain_plan(recipe, consumed)
 
 
 def stretches_of(plan: StagePlan) -> list[Stretch]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
 from prealign.training.operations import Operations
-from prealign.training.plan import Account, StagePlan, align_plan, pretrain_plan
+from prealign.training.plan import Account, StagePlan, align_plan, plan_of, pretrain_plan
 from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, Hook, StageContext, StageRun
@@ -89,7 +88,7 @@ def run_stages(
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
     with only_run(world, folder, say) if stages else contextlib.nullcontext():
-        world.on_first(lambda: _claim(recipe, folder, coverage))
+        world.on_first(lambda: _claim(recipe, coverage))
         check_writable(folder, world.rank)
         log = MetricsLog(folder, recipe.align.layers, trackers(recipe, folder, say)) if world.is_first else None
         operations = Operations(recipe)
@@ -129,9 +128,10 @@ def run_stages(
 def _start(stage: Stage, recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Account, StagePlan]:
     """What a stage starts from: weights, what the run has consumed before it, and its plan."""
     if stage.name == "align":
-        return first_weights(recipe, data), Account.empty(recipe), align_plan(recipe)
-    initial, consumed = pretrain_start(recipe, data)
-    return initial, consumed, pretrain_plan(recipe, consumed)
+        initial, consumed = first_weights(recipe, data), Account.empty(recipe)
+    else:
+        initial, consumed = pretrain_start(recipe, data)
+    return initial, consumed, plan_of(recipe, stage.name, consumed)
 
 
 def _run_with_rollbacks(context: StageContext, plan: StagePlan, initial: InitialValue, consumed: Account) -> bool:
@@ -166,11 +166,7 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
         raise UserError(
             f"{folder}: aligned for languages {list(state['text'])}; the recipe has {list(recipe.languages)}"
         )
-    if state["data"] != data.fingerprint_of(align_stage(recipe)) and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{folder}: aligned on other prepared data than {recipe.data.dir}; use the same data.dir, or set "
-            f"checkpoint.allow_changed_data=true"
-        )
+    data.check_trained_on(align_stage(recipe), folder, state["data"])
     return Weights(folder).value, Account(state["text"], state["words"], state["steps"], state.get("targets", {}))
 
 
@@ -204,9 +200,21 @@ def _check_equal_recipes(recipe: Recipe, world: World) -> None:
                 )
 
 
-def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
-    """Write the recipe into the run folder, or check that it is the recipe of the run that is there. ``coverage``: what
-    its words per step were made of."""
+def _claim(recipe: Recipe, coverage: float | None) -> None:
+    """Write the recipe into its run folder, where no run of another recipe is; ``coverage`` as in `check_same_run`."""
+    check_same_run(recipe, coverage)
+    folder = recipe.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    except OSError as error:
+        raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
+
+
+def check_same_run(recipe: Recipe, coverage: float | None) -> None:
+    """Raise `UserError` where the recipe's run folder holds the run of another recipe, or checkpoints without one.
+    ``coverage``: what the recipe's words per step were made of."""
+    folder = recipe.folder
     path = folder / "recipe.yaml"
     if path.is_file():
         old = comparable(load_recipe(str(path)))
@@ -228,11 +236,6 @@ def _claim(recipe: Recipe, folder: Path, coverage: float | None) -> None:
             f"{path}: no such file beside {left[0]}; expected the recipe of the run that is there; restore it, or "
             f"choose another run_dir"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, dump_recipe(recipe))
-    except OSError as error:
-        raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
 
 
 def comparable(recipe: Recipe) -> dict[str, str]:

@@ -7,9 +7,10 @@ from prealign.config.training import ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, steps: int) -> Callable[[int], float]:
-    """Linear warmup over ``schedule.warmup`` of the steps, then a cosine that ends at ``min_learning_rate``.
+    """Linear warmup over ``schedule.warmup`` of the steps, then a cosine that ends at ``min_learning_rate`` with the
+    last step. Where the warmup leaves fewer than two steps there is no cosine, and the last step has the peak.
 
-    The returned function maps a step, counted from 0, to its rate; from ``steps`` on the rate stays at the minimum.
+    The returned function maps a step, counted from 0, to its rate.
     """
     warmup = round(schedule.warmup * steps)
     peak, floor = schedule.learning_rate, schedule.min_learning_rate

@@ -10,21 +10,23 @@ from prealign.errors import UserError
 from prealign.model.shapes import parameter_count
 
 _GB = 1e9
+_WITH_NAMES = 1.02
+"""Files hold names and places of their tensors, and there is a manifest beside them."""
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Size of one checkpoint: the weights as they train, and the fp32 copy and two moments of the optimizer."""
-    return parameter_count(recipe) * ((2 if recipe.parallel.precision == "bf16" else 4) + 12)
+    """Size of one checkpoint: fp32 weights and the optimizer's two moments, in bf16 too."""
+    return parameter_count(recipe) * 12
 
 
 def check_space(recipe: Recipe, folder: Path) -> None:
     """Raise `UserError` unless there is room for what a stage in ``folder`` (which may not be there yet) will write.
 
-    One checkpoint more than ``checkpoint.keep`` exists while it is written; the final weights are a quarter of one.
+    One checkpoint more than ``checkpoint.keep`` exists while it is written; the final weights are a third of one.
     """
     size = checkpoint_bytes(recipe)
     present = len(list((folder / "checkpoints").glob("step-*")))
-    needed = int(size * (max(1, recipe.checkpoint.keep + 1 - present) + 0.3))
+    needed = int(_WITH_NAMES * size * (max(1, recipe.checkpoint.keep + 1 - present) + 1 / 3))
     free = shutil.disk_usage(_existing(folder)).free
     if free < needed:
         raise UserError(
@@ -52,7 +54,7 @@ def check_writable(folder: Path, rank: int) -> None:
 
 def has_room(recipe: Recipe, folder: Path, world: World) -> bool:
     """Whether one more checkpoint fits now; the first rank looks and all ranks get its answer."""
-    return world.on_first(lambda: shutil.disk_usage(_existing(folder)).free > int(1.02 * checkpoint_bytes(recipe)))
+    return world.on_first(lambda: shutil.disk_usage(_existing(folder)).free > _WITH_NAMES * checkpoint_bytes(recipe))
 
 
 def _existing(folder: Path) -> Path:

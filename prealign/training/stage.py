@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from prealign.config import Recipe
 from prealign.config.stage import Stage
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
 from prealign.distributed.checkpoints import Checkpoint, Checkpoints
-from prealign.distributed.engine import Engine, InitialValue, build_engine
+from prealign.distributed.engine import Engine, InitialValue, build_engine, held_weights
 from prealign.distributed.weights import save_weights
 from prealign.distributed.world import World
 from prealign.errors import Interrupted, UserError
@@ -56,7 +55,7 @@ class StageContext:
     evaluate: Evaluate
     operations: Operations
     stop_after: int | None = None
-    """Steps at which every stage is left as an interruption would leave it, with a checkpoint."""
+    """Leave the stage after so many steps, with a checkpoint, as an interruption would."""
     safe_point: Callable[[], None] = lambda: None
     """Called on all ranks before every forward pass; may raise `Interrupted` on all of them."""
     hooks: tuple[Hook, ...] = ()
@@ -137,7 +136,7 @@ class StageRun:
         self._checkpoints = Checkpoints(context.folder / "checkpoints", world, self.recipe.checkpoint)
         found = self._checkpoints.find()
         if found is not None:
-            _check_data(found, self._identity["data"], self.recipe)
+            context.data.check_trained_on(stage, found.folder, found.state["data"])
             _check_objectives(found, self._identity.get("objectives", []))
         self.progress = Progress.after(found, list(self.recipe.languages))
         self.display = Display(stage.name, plan.steps, self.step, enabled=world.is_first)
@@ -375,23 +374,13 @@ class StageRun:
 
     def _check_finite(self) -> None:
         """A stage whose model is not finite has not finished: nothing can go on from it."""
-        weights = (getattr(weight, "ds_tensor", weight) for weight in self.engine.module.parameters())
+        weights = held_weights(self.engine)
         finite = not math.isnan(self._last_perplexity) and all(bool(weight.isfinite().all()) for weight in weights)
         if self.world.any(not finite):
             raise UserError(
                 f"{self.stage.name}: after its last step ({self.step}) weights or perplexity are not finite; expected "
                 f"a model that can be used; lower {self.stage.name}.learning_rate in another run_dir"
             )
-
-
-def _check_data(checkpoint: Checkpoint, data: str, recipe: Recipe) -> None:
-    """A checkpoint goes on with the data that it was trained on."""
-    if checkpoint.state["data"] != data and not recipe.checkpoint.allow_changed_data:
-        raise UserError(
-            f"{checkpoint.folder}: trained on data {checkpoint.state['data'][:12]}...; {recipe.data.dir} holds "
-            f"{data[:12]}...; restore the prepared data, choose another run_dir, or set "
-            f"checkpoint.allow_changed_data=true"
-        )
 
 
 def _check_objectives(checkpoint: Checkpoint, names: list[str]) -> None:

@@ -155,7 +155,7 @@ class Watchdog:
             return
         kind, message, by = json.loads(self._store.get(_ENDING))
         if kind == "hang":
-            self._end_hanging(message, by)
+            self._end_hanging(by)
         if kind == "user":  # usually all ranks have the same and end by themselves; these are the seconds they get
             if self._done.wait(_USER_ERROR_GRACE):
                 return
@@ -189,7 +189,7 @@ class Watchdog:
         keys = [f"beat/{rank}" for rank in range(self._world.world_size)]
         return [json.loads(beat) for beat in self._store.multi_get(keys)]
 
-    def _end_hanging(self, by_name: str, by: int) -> None:
+    def _end_hanging(self, by: int) -> None:
         folder = self._folder / "hang"
         rank = self._world.rank
         try:

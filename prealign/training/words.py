@@ -41,7 +41,14 @@ def with_words_per_step(recipe: Recipe, data: PreparedData, stages: Sequence[str
         rows = table_rows(data.lexicon, align.max_translations)
         words = max(2, min(rows, math.ceil(align.coverage * rows / align_plan(recipe).steps)))
     elif origin is not None and (origin / "recipe.yaml").is_file():
-        words = load_recipe(str(origin / "recipe.yaml")).align.words_per_step or 0
+        path = origin / "recipe.yaml"
+        found = load_recipe(str(path)).align.words_per_step
+        if found is None:
+            raise UserError(
+                f"{path}: found no align.words_per_step; expected the number that its align stage was trained with, "
+                f"which align.coverage takes over; set align.words_per_step here, and align.coverage=null"
+            )
+        words = found
     else:
         return recipe
     return recipe.model_copy(update={"align": align.model_copy(update={"coverage": None, "words_per_step": words})})

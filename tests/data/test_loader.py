@@ -77,7 +77,7 @@ def test_epochs_of_a_small_language(data_dir: Path) -> None:
     first = Phase((900, windows // 2), (0, 0), 1)
     second = Phase((50, 3 * windows - windows // 2), first.consumed_after, 2)
     dataset = StageDataset(data.streams(code_switch=False), Mixture((first, second)), seed=2)
-    source, epoch, window = dataset.locate(np.arange(dataset.phase.samples))
+    source, epoch, window = dataset.locate(np.arange(dataset.mixture.samples))
     orders = []
     for number in range(3):
         visited = window[(source == 1) & (epoch == number)]

@@ -45,7 +45,7 @@ class Corpus:
         marks = np.zeros(VOCABULARY, np.uint8)
         facts = build_codeswitch_map(folder / "t.cs", self.store, self.word_map, self.lexicon, marks)
         assert facts["words"] == len(self.words)
-        self.forms = CodeSwitchMap(folder / "t.cs", self.word_map.words)
+        self.values = CodeSwitchMap(folder / "t.cs", self.word_map.words)
 
     @staticmethod
     def _lexicon(kinds: list[list[int]], random: np.random.Generator, longest: int) -> CompiledLexicon:
@@ -64,8 +64,8 @@ class Corpus:
 
     def replacements(self, switcher: Switcher, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Of every word of the text: the form that replaces it, or -1; whether it has a translation."""
-        forms = self.forms.read(np.array([0]), np.array([len(self.words)]))
-        chosen, form, eligible = switcher.choose(forms, np.arange(len(self.words)), epoch)
+        values = self.values.read(np.array([0]), np.array([len(self.words)]))
+        chosen, form, eligible = switcher.choose(values, np.arange(len(self.words)), epoch)
         replacement = np.full(len(self.words), -1)
         replacement[chosen] = form
         return replacement, eligible
@@ -107,7 +107,7 @@ def test_every_window_equals_the_literal_walk(
 ) -> None:
     corpus = Corpus(tmp_path, seed, tokens=1500, longest=longest)
     switcher = Switcher(corpus.lexicon, ratio, False, seed=5)
-    stream = TokenStream(corpus.store, context, Switching(corpus.word_map, corpus.forms, switcher))
+    stream = TokenStream(corpus.store, context, Switching(corpus.word_map, corpus.values, switcher))
     assert stream.windows == len(corpus.tokens) // context
     windows = list(np.random.default_rng(seed).permutation(stream.windows))
     for rows in (windows, windows[:1], windows[:2]):  # together or alone, in any order, each in an epoch of its own
@@ -122,7 +122,7 @@ def test_every_window_equals_the_literal_walk(
 def test_counts_are_those_of_the_words_that_start_in_the_sequence(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, 3, tokens=4000, longest=1)  # words and translations of one token: positions do not move
     switcher = Switcher(corpus.lexicon, 0.4, False, seed=5)
-    stream = TokenStream(corpus.store, 32, Switching(corpus.word_map, corpus.forms, switcher))
+    stream = TokenStream(corpus.store, 32, Switching(corpus.word_map, corpus.values, switcher))
     replacement, eligible = corpus.replacements(switcher, 0)
     starts = np.array(corpus.words)[:, 0]
     for window in range(stream.windows):
@@ -136,7 +136,7 @@ def test_counts_where_positions_move(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, 6, tokens=3000, longest=5)
     for vanilla in (False, True):
         switcher = Switcher(corpus.lexicon, 0.5, vanilla, seed=5)
-        stream = TokenStream(corpus.store, 24, Switching(corpus.word_map, corpus.forms, switcher))
+        stream = TokenStream(corpus.store, 24, Switching(corpus.word_map, corpus.values, switcher))
         replacement, eligible = corpus.replacements(switcher, 0)
         offsets = corpus.lexicon.form_offsets
         for window in range(stream.windows - 4):  # the last ones may reach into the first documents
@@ -153,7 +153,7 @@ def test_counts_where_positions_move(tmp_path: Path) -> None:
 def test_vanilla_predicts_what_stands_in_the_input(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, 4, tokens=1500, longest=4)
     switcher = Switcher(corpus.lexicon, 0.5, True, seed=5)
-    stream = TokenStream(corpus.store, 16, Switching(corpus.word_map, corpus.forms, switcher))
+    stream = TokenStream(corpus.store, 16, Switching(corpus.word_map, corpus.values, switcher))
     inputs, targets, _ = sequences(stream, list(range(stream.windows)), [0] * stream.windows)
     assert np.array_equal(inputs[:, 1:], targets[:, :-1])
     # the last target of a window is switched where the word that starts the next one is

@@ -38,10 +38,10 @@ def lexicon_of(translations: dict[tuple[int, int], list[list[int]]]) -> Compiled
     return CompiledLexicon(["en", "de", "zh", "ar"], arrays)
 
 
-def replacements(switcher: Switcher, forms: np.ndarray, ordinals: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
+def replacements(switcher: Switcher, values: np.ndarray, ordinals: np.ndarray, epoch: int | np.ndarray) -> np.ndarray:
     """The form that replaces each word, or -1."""
-    chosen, replacement, _ = switcher.choose(forms, ordinals, epoch)
-    result = np.full(len(forms), -1)
+    chosen, replacement, _ = switcher.choose(values, ordinals, epoch)
+    result = np.full(len(values), -1)
     result[chosen] = replacement
     return result
 
@@ -126,14 +126,14 @@ def test_apply_equals_the_literal_definition(
 def test_draws_do_not_depend_on_what_is_drawn_together() -> None:
     lexicon = lexicon_of({(word, 0): [[100 + word]] for word in range(WORDS)})
     switcher = Switcher(lexicon, 0.5, False, seed=3)
-    forms = np.arange(40) % WORDS * WRITINGS + 1
+    values = np.arange(40) % WORDS * WRITINGS + 1
     ordinals = np.arange(1000, 1040)
-    together = replacements(switcher, forms, ordinals, 2)
-    apart = [replacements(switcher, forms[i : i + 1], ordinals[i : i + 1], 2) for i in range(40)]
+    together = replacements(switcher, values, ordinals, 2)
+    apart = [replacements(switcher, values[i : i + 1], ordinals[i : i + 1], 2) for i in range(40)]
     assert np.array_equal(together, np.concatenate(apart))
-    another_epoch = replacements(switcher, forms, ordinals, 3)
+    another_epoch = replacements(switcher, values, ordinals, 3)
     assert not np.array_equal(together, another_epoch)
-    mixed = replacements(switcher, np.tile(forms, 2), np.tile(ordinals, 2), np.repeat([2, 3], 40))
+    mixed = replacements(switcher, np.tile(values, 2), np.tile(ordinals, 2), np.repeat([2, 3], 40))
     assert np.array_equal(mixed, np.concatenate((together, another_epoch)))
 
 
@@ -143,8 +143,8 @@ def test_ratio_and_uniformity() -> None:
     switcher = Switcher(lexicon, 0.05, False, seed=1)
     count = 400_000
     entries = np.arange(count) % 3  # the third word has no translation
-    forms = entries * WRITINGS + 1
-    replacement, eligible = replacements(switcher, forms, np.arange(count), 0), switcher.choose(forms, forms, 0)[2]
+    values = entries * WRITINGS + 1
+    replacement, eligible = replacements(switcher, values, np.arange(count), 0), switcher.choose(values, values, 0)[2]
     assert np.array_equal(eligible, entries < 2)
     switched = replacement >= 0
     assert not switched[~eligible].any()
@@ -186,8 +186,8 @@ def test_words_outside_the_table_stay() -> None:
 
 def test_a_form_is_replaced_by_the_same_form() -> None:
     lexicon = lexicon_of({(2, 1): [[50, 51]]})
-    forms = 2 * WRITINGS + np.arange(FORMS) + 1
-    replacement = replacements(Switcher(lexicon, 1.0, False, seed=0), forms, np.arange(FORMS), 0)
+    values = 2 * WRITINGS + np.arange(FORMS) + 1
+    replacement = replacements(Switcher(lexicon, 1.0, False, seed=0), values, np.arange(FORMS), 0)
     assert np.array_equal(replacement, WORDS * FORMS + np.arange(FORMS))
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from prealign.config.running import CheckpointConfig
 from prealign.distributed import checkpoints as module
 from prealign.distributed.checkpoints import Checkpoints
+from prealign.distributed.piece_files import save_tensors
 from prealign.distributed.weights import Weights, save_weights
 from prealign.distributed.world import World
 from prealign.errors import UserError
@@ -82,6 +83,14 @@ def test_what_is_on_disk(three: Path) -> None:
     sizes = {name: int(torch.Size(shape).numel()) for name, shape in manifest["parameters"].items()}
     assert elements == {(key, name): n for key in ("weight", "exp_avg", "exp_avg_sq") for name, n in sizes.items()}
     assert found_in(three) == "step-3"
+
+
+def test_tensor_files_are_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of final weights too: the manifest that says that they are whole must not outlive them."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+    save_tensors({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    assert flushed == ["a.safetensors"]
 
 
 def test_a_hundred_byte_flips_are_found(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

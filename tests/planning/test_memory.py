@@ -4,10 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from prealign.config import load_recipe
 from prealign.config.stage import stage_of
+from prealign.kernels import infonce_triton, symmetric_triton
+from prealign.kernels.symmetric import FEW_FOR_TRIANGLE
 from prealign.model.shapes import parameter_count
+from prealign.objectives import cross_entropy
+from prealign.planning import memory as planned
 from prealign.planning.layout import Layout, Workload
 from prealign.planning.memory import Memory, memory, takes_triangle
 
@@ -35,6 +40,17 @@ def test_parts_of_a_run_on_one_card() -> None:
     narrow = used(gpus=1, wide_gradients=False).parts
     assert narrow["gradients"] == 2 * count
     assert narrow["step"] == pytest.approx(6 * count, rel=0.01)
+
+
+def test_limits_are_those_of_what_is_planned() -> None:
+    """Planning imports no torch, so it has copies of them."""
+    assert planned._FUSED_LOGITS == cross_entropy._FUSED_LOGITS
+    assert planned._WORKSPACE == infonce_triton._WORKSPACE_ELEMENTS
+    assert planned._TRIANGLE == symmetric_triton.LARGEST_MATRIX
+    assert planned._TRIANGLE_TAU == symmetric_triton.SMALLEST_TAU
+    assert planned._TRIANGLE_ANCHORS == FEW_FOR_TRIANGLE
+    zero = DeepSpeedZeroConfig()
+    assert (planned._LIVE, LAYOUT.bucket) == (zero.max_live_parameters, zero.reduce_bucket_size)
 
 
 def test_the_peak_is_of_one_moment() -> None:

@@ -19,6 +19,7 @@ from prealign.preparation.pipeline import _as_if_more, prepare
 from prealign.stores.token_store import TokenStore
 from prealign.training.plan import Account, pretrain_plan
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
+from tests.text.clone_text import encode_shown
 
 
 def prepared(recipe: Recipe) -> list[str]:
@@ -207,7 +208,7 @@ def test_a_clone_at_word_level(tmp_path: Path, recipe: Recipe) -> None:
         documents = [table.to_original(document) for document in text.split(ends)]
         assert ends.join(documents) == tokens.tokenizer.decode(original)
         shown = data.clone_tokenizer.decode(store.tokens)
-        assert data.clone_tokenizer.encode_shown(shown).tolist() == store.tokens.tolist()
+        assert encode_shown(data.clone_tokenizer, shown).tolist() == store.tokens.tolist()
     changed = sum(word != clone for word, clone in table.table.items())
     assert changed > 0.9 * data.artefacts["lexicon"].facts["source_words"]
     entries = [json.loads(line) for line in (words.data.dir / "lexicon" / "lexicon.jsonl").open()]
@@ -243,7 +244,7 @@ def test_extra_texts(tmp_path: Path, recipe: Recipe) -> None:
     assert (clone.store.tokens.astype(int) - 600).tolist() == english.store.tokens.tolist()
     assert english.windows == -(-len(english.store) // 32)
     dataset = StageDataset(data.streams(code_switch=True), pretrain_mixture(with_facts), seed=3)
-    (batch,) = dataset[dataset.locate(np.arange(dataset.phase.samples)), dataset.phase.samples]
+    (batch,) = dataset[dataset.locate(np.arange(dataset.mixture.samples)), dataset.mixture.samples]
     rows = np.split(batch.inputs.numpy(), np.cumsum(np.bincount(batch.sources, minlength=len(recipe.sources)))[:-1])
     assert [len(part) for part in rows] == [1280, 320, 16, 16]
     assert (rows[2] >= 600).any()  # some words of the facts were switched

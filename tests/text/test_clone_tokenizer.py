@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prealign.errors import UserError
 from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.clone_words import CloneWords
 from prealign.text.tokenizer import train_tokenizer
+from tests.text.clone_text import encode_shown
 
 BASE = train_tokenizer(iter(["the cat sat on the mat, and the dog sat too. The end!\n\n"] * 20), 280)
 V = BASE.vocab_size
@@ -33,7 +33,7 @@ def test_documents_round_trip(documents: list[tuple[str, str]]) -> None:
     for text, language in documents:
         parts += [TOKENIZER.encode(text, language), np.array([LANGUAGES.index(language) * V + V - 1])]
     ids = np.concatenate([*parts, np.empty(0, np.int64)])
-    assert TOKENIZER.encode_shown(TOKENIZER.decode(ids)).tolist() == ids.tolist()
+    assert encode_shown(TOKENIZER, TOKENIZER.decode(ids)).tolist() == ids.tolist()
 
 
 @given(
@@ -54,7 +54,7 @@ def test_switched_text_round_trips(words: list[tuple[str, str, int]], between: l
     ids = local.copy()
     for first, last, block in blocks:
         ids[(ends > first) & (ends <= last)] += V * block
-    assert TOKENIZER.encode_shown(TOKENIZER.decode(ids)).tolist() == ids.tolist()
+    assert encode_shown(TOKENIZER, TOKENIZER.decode(ids)).tolist() == ids.tolist()
 
 
 @given(texts)
@@ -75,15 +75,8 @@ def test_how_it_looks() -> None:
     assert TOKENIZER.decode(TOKENIZER.encode("the dog", "second")).endswith(f" {own}⟧")
     assert TOKENIZER.decode([V - 1, 2 * V - 1, V + 97]) == "⟦<|endoftext|>⟧⟦clone:⟦<|endoftext|>⟧a⟧"
     assert TOKENIZER.decode([]) == ""
-    assert TOKENIZER.encode_shown("").tolist() == []
 
 
 def test_ids_outside_the_vocabulary() -> None:
     with pytest.raises(ValueError, match="expected 0 to 839"):
         TOKENIZER.decode([0, 840])
-
-
-@pytest.mark.parametrize("shown", ["a ⟧", "⟦clone:a", "⟦klone:a⟧", "⟦clone:a ⟦second:b⟧⟧", "⟦", "⟦a"])
-def test_brackets_that_are_not_ours(shown: str) -> None:
-    with pytest.raises(UserError, match="clone text"):
-        TOKENIZER.encode_shown(shown)

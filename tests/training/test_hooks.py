@@ -1,4 +1,4 @@
-"""A user's own hook sees every step of every stage, after the trainer's; so a callback is one function."""
+"""A user's own hook sees every step of every stage, after the trainer's; so what a user adds is one function."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.conftest import tiny_recipe
 from tests.processes import ROOT, finish, metrics, start, train_arguments
 
-CALLBACK = """
+HOOK = """
 import json, runpy, sys
 from prealign.errors import run
 from prealign.training.stage import StageRun
@@ -24,8 +24,8 @@ run(lambda: runpy.run_path("launchers/pretrain.py")["main"]([note]))
 
 
 def test_a_hook_sees_every_step(data_dir: Path, tmp_path: Path) -> None:
-    script = tmp_path / "callback.py"
-    script.write_text(CALLBACK)
+    script = tmp_path / "mine.py"
+    script.write_text(HOOK)
     recipe = tiny_recipe(data_dir, log={"every": 1}, checkpoint={"every": 4})
     _, *arguments = train_arguments(recipe, tmp_path / "run")
     code, _, error = finish(start([str(script), *arguments], 2, cwd=ROOT))

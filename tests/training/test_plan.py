@@ -14,6 +14,15 @@ from prealign.training.schedule import learning_rate
 from tests.conftest import tiny_recipe
 
 
+def test_sums_of_accounts_count_targets_where_both_do(recipe: Recipe) -> None:
+    text, words = {"en": 8, "clone": 4}, {"en": 1, "clone": 2}
+    counted, before = Account(text, words, 3, {"en": 6, "clone": 4}), Account(text, words, 2)
+    assert Account.empty(recipe).plus(counted) == counted
+    assert counted.plus(counted).targets == {"en": 12, "clone": 8}
+    assert counted.plus(before).targets == before.plus(counted).targets == {}
+    assert before.plus(counted).tokens == 30
+
+
 def test_joint_training_spends_the_budget(data_dir: Path) -> None:
     recipe = tiny_recipe(data_dir, stages=["pretrain"])
     plan = pretrain_plan(recipe, Account.empty(recipe))

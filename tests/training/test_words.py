@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prealign.config import Recipe, load_recipe
+from prealign.config import Recipe, dump_recipe, load_recipe
 from prealign.config.stage import align_stage
 from prealign.data.prepared import open_data
 from prealign.data.word_batches import table_rows
@@ -70,6 +70,14 @@ def test_coverage_is_how_often_rows_are_drawn(data_dir: Path, coverage: float) -
 def test_coverage_beyond_the_steps_takes_the_whole_table(data_dir: Path) -> None:
     recipe = tiny_recipe(data_dir, align={"coverage": 1000, "words_per_step": None})
     assert with_words_per_step(recipe, open_data(recipe)).align.words_per_step == rows_of_table(recipe)
+
+
+def test_an_align_stage_whose_words_nobody_wrote_down(data_dir: Path, tmp_path: Path) -> None:
+    align = {"coverage": 3, "words_per_step": None}
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny_recipe(data_dir, align=align)))
+    recipe = tiny_recipe(data_dir, align=align, stages=["pretrain"], pretrain={"init_from": str(tmp_path)})
+    with pytest.raises(UserError, match=r"recipe\.yaml: found no align\.words_per_step; expected the number"):
+        with_words_per_step(recipe, open_data(recipe))
 
 
 def test_a_run_trains_with_its_coverage(data_dir: Path, tmp_path: Path) -> None:

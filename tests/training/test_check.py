@@ -1,0 +1,33 @@
+"""What is checked before a run, beside its words (`test_words.py`)."""
+
+from pathlib import Path
+
+import pytest
+
+from prealign.config import dump_recipe
+from prealign.data.prepared import open_data
+from prealign.errors import UserError
+from prealign.training.check import check
+from tests.conftest import tiny_recipe
+
+
+def test_the_run_that_is_there_is_of_the_same_recipe(data_dir: Path, tmp_path: Path) -> None:
+    """Refused by the check as by the training that it precedes; the check writes nothing."""
+    recipe, other = (tiny_recipe(data_dir, run_dir=str(tmp_path / "run"), seed=seed) for seed in (1, 2))
+    data = open_data(recipe)
+    said: list[str] = []
+    check(recipe, data, 1, said.append)
+    assert said[-1] == "all checks passed; nothing was trained"
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(dump_recipe(recipe))
+    check(recipe, data, 1, said.append)
+    with pytest.raises(UserError, match=r"recipe\.yaml: the run there has seed=1; the recipe has seed=2"):
+        check(other, data, 1, said.append)
+
+
+def test_checkpoints_without_a_recipe(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(data_dir, run_dir=str(tmp_path / "run"))
+    (tmp_path / "run" / "align" / "checkpoints" / "step-2").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"recipe\.yaml: no such file beside"):
+        check(recipe, open_data(recipe), 1, lambda line: None)
