@@ -57,6 +57,7 @@ LONG = (
     "lexicon/test_llm_translating.py",
     "preparation/test_pipeline.py",
     "preparation/test_text_stores.py",
+    "preparation/test_token_stores.py",
     "suites/test_execution.py",
 )
 """Modules that interpret kernels, prepare much, or wait for many answers."""
