@@ -54,6 +54,7 @@ LONG = (
     "kernels/test_infonce.py",
     "kernels/test_pool.py",
     "kernels/test_symmetric.py",
+    "interop/test_lm_eval_tasks.py",
     "lexicon/test_llm_translating.py",
     "preparation/test_pipeline.py",
     "preparation/test_text_stores.py",
