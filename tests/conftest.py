@@ -60,6 +60,7 @@ LONG = (
     "preparation/test_text_stores.py",
     "preparation/test_token_stores.py",
     "suites/test_execution.py",
+    "test_document_commands.py",
 )
 """Modules that interpret kernels, prepare much, or wait for many answers."""
 

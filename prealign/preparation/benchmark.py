@@ -220,6 +220,6 @@ def _rate(work: Callable[[], Any], tokens: int) -> float:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Of this process, in nanoseconds' steps, and of its children that have ended, in those of the kernel's clock."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return time.process_time() + times.children_user + times.children_system
