@@ -16,7 +16,7 @@ DOCUMENTS = sorted(
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
-_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _PROGRAM = re.compile(r"(?:^|\s)(launchers/\w+\.py|-m prealign[\w.]*)(?=\s|$)")
 
 PLACEHOLDERS = {
@@ -81,7 +81,7 @@ def inline_code(document: Path) -> list[str]:
 
 
 def links(document: Path) -> list[str]:
-    """Targets of links."""
+    """Targets of links and images."""
     return _LINK.findall(prose(document))
 
 
