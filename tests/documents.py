@@ -70,6 +70,17 @@ def blocks(document: Path, language: str) -> Iterator[str]:
             yield found[2]
 
 
+def recipe(document: Path) -> str | None:
+    """The whole recipe that a document shows, the reader's own."""
+    return next((block for block in blocks(document, "yaml") if re.search("^name: ", block, re.MULTILINE)), None)
+
+
+def scripts(document: Path) -> dict[str, str]:
+    """Python that a document shows, by the file name in its first line (``# name.py``)."""
+    found = [(re.match(r"# (\w+\.py)\n", block), block) for block in blocks(document, "python")]
+    return {name[1]: block for name, block in found if name is not None}
+
+
 def prose(document: Path) -> str:
     """The text outside of fenced blocks."""
     return _FENCE.sub("", document.read_text(encoding="utf-8"))

@@ -52,7 +52,14 @@ def test_nothing_is_left_out_by_mistake() -> None:
     """Every exception stands in a document, and what is run starts a program of ours."""
     for each in NOT_RUN:
         assert any(re.search(each, command.text) for command in COMMANDS), each
-    assert [str(command) for command in RUN if command.program is None] == []
+    assert [str(command) for command in RUN if command.program is None and _script(command) is None] == []
+
+
+def _script(command: Command) -> str | None:
+    """The script of its document that a command starts (``python name.py``)."""
+    words = command.words
+    name = words[1] if words[0] == "python" and len(words) > 1 else None
+    return name if name in documents.scripts(ROOT / command.document) else None
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demo = _small(name="enclone_demo", data_dir="data/enclone_demo")
     (folder / "configs" / "enclone_demo.yaml").write_text(yaml.safe_dump(demo))
     _write_own_text(folder)
+    _write_tutorial(folder)
     _write_checkpoint(folder / "models" / "qwen")
     shutil.copytree(ROOT / "configs/results/h100", folder / "gpu_check")
     shutil.copyfile(folder / "gpu_check/1p3b_recipe.json", folder / "gpu_check/1p3b.json")
@@ -111,6 +119,23 @@ def _write_own_text(folder: Path) -> None:
     values["base"], values["data"]["dir"] = "imported/qwen/model.yaml", "data/imported"
     values["model"] = {"context": model["context"]}
     (folder / "mine_imported.yaml").write_text(yaml.safe_dump(values))
+
+
+def _write_tutorial(folder: Path) -> None:
+    """The tutorial's recipe with a small part of its English and of its model, and its scripts as they are."""
+    document = ROOT / "configs" / "tutorial.md"
+    values = yaml.safe_load(documents.recipe(document) or "")
+    values["languages"]["en"] |= {"tokens": 10_240, "text": {"files": ["configs/sample_text/northanger_abbey.jsonl"]}}
+    values["languages"]["xx"]["tokens"] = 2_560
+    values["data"]["tokenizer"]["vocab_size"] = 600
+    values["model"] |= {"layers": 2, "hidden_size": 32, "context": 64}
+    values["batch"] = {"global_batch_size": 8, "micro_batch_size": 4}
+    values["align"] |= {"words_per_step": 64, "layers": [0, 3]}
+    values["evaluation"] |= {"tokens": 2_000, "stride": 32, "probe_words": 50}
+    (folder / "tutorial.yaml").write_text(yaml.safe_dump(values))
+    (folder / "configs" / "sample_text").symlink_to(SAMPLE_TEXT)
+    for name, code in documents.scripts(document).items():
+        (folder / name).write_text(code)
 
 
 def _write_checkpoint(folder: Path) -> None:
@@ -175,7 +200,9 @@ def _arguments(command: Command) -> list[str]:
 @pytest.mark.parametrize("command", RUN, ids=str)
 def test_command_runs(command: Command, work: Path) -> None:
     program = str(command.program)
-    if command.words[0] in STARTS_PROCESSES:
+    if (script := _script(command)) is not None:
+        code, output = _output([sys.executable, script], work)
+    elif command.words[0] in STARTS_PROCESSES:
         code, output = _started(command, work)
     else:
         code, output = forked(program.removesuffix(".py").replace("/", "."), _arguments(command), work)
@@ -188,9 +215,11 @@ def _started(command: Command, work: Path) -> tuple[int, str]:
     words = [str(ROOT / word) if word == command.program else word for word in command.words]
     words[0] = str(Path(sys.executable).with_name(words[0]))
     words[1:1] = ["--master_port", str(free_port())]
+    return _output([*words, f"run_dir=runs/{command.words[0]}"], work)
+
+
+def _output(words: list[str], work: Path) -> tuple[int, str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    started = subprocess.run(
-        [*words, f"run_dir={command.words[0]}"], cwd=work, env=environment, capture_output=True, text=True, timeout=300
-    )
-    return started.returncode, started.stdout + started.stderr
+    done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr

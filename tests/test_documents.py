@@ -25,7 +25,7 @@ from tests.documents import DOCUMENTS, ROOT, Command
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 MADE = re.compile(
-    r"^(RUN|DIR|FOLDER|EXPORT|RESULTS|PREFIX|NAME|LANGUAGE|SOURCE|data\.dir|<data\.dir>|runs|exports|imported|models|my|out|data"
+    r"^(RUN|DIR|FOLDER|EXPORT|RESULTS|PREFIX|NAME|LANGUAGE|SOURCE|data\.dir|<data\.dir>|runs|exports|imported|models|my|out|data|text/"
     r"|gpu_check|lm_eval|llm|/|tokenizer_|step-|tokenizer/|codeswitch|coverage|lexicon|words|heldout_words|facts|clone_words"
     r"|evaluation|report|tensorboard|weights|checkpoints|align|pretrain|anomalies|translations)"
 )
@@ -67,6 +67,7 @@ WRITTEN = {
     "cache.jsonl", "config.json", "facts.txt", "index.html", "lexicon.jsonl", "manifest.json", "metrics.jsonl",
     "mine.py", "mine.yaml", "model.yaml", "pattern.txt", "preprocess_data.py", "recipe.yaml", "results.json",
     "special_tokens.json", "starts.jsonl", "text.txt", "tokenizer.json", "tokenizer_config.json",
+    "tutorial.yaml",
 }  # fmt: skip
 """Files that commands write, or the reader or another project has."""
 
@@ -138,11 +139,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def own_recipe(document: Path) -> str | None:
-    """The whole recipe of the reader's that a document shows, ``mine.yaml``."""
-    return next((block for block in documents.blocks(document, "yaml") if re.search("^name: ", block, re.M)), None)
-
-
 def parts_of_recipes(document: Path) -> Iterator[str]:
     """Fragments that documents show: each as a whole of sections. Lines that repeat a key are alternatives."""
     for block in documents.blocks(document, "yaml"):
@@ -161,7 +157,7 @@ def parts_of_recipes(document: Path) -> Iterator[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_are_valid(name: str, desk: Path) -> None:
     """Whole recipes load; fragments do in place of what real_150m has there."""
-    whole = own_recipe(ROOT / name)
+    whole = documents.recipe(ROOT / name)
     if whole is not None:
         (desk / "mine.yaml").write_text(whole)
         load_recipe("mine.yaml")
@@ -202,9 +198,10 @@ def test_command_lines_are_taken(command: Command, desk: Path, monkeypatch: pyte
     for parse in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, parse, _raising(getattr(argparse.ArgumentParser, parse)))
     monkeypatch.setattr(sys, "argv", [program, *command.arguments])
-    whole = own_recipe(ROOT / command.document)
-    example = own_recipe(ROOT / "prealign/data/README.md")
-    (desk / "mine.yaml").write_text(f"{whole or example}\ntranslation: {{model: gpt-4o}}\n")
+    whole = documents.recipe(ROOT / command.document)
+    example = documents.recipe(ROOT / "prealign/data/README.md")
+    for file in ("mine.yaml", "tutorial.yaml"):
+        (desk / file).write_text(f"{whole or example}\ntranslation: {{model: gpt-4o}}\n")
     with pytest.raises(Parsed) as read:
         importlib.import_module(name).main()
     found = read.value.arguments
