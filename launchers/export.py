@@ -4,7 +4,8 @@
     python launchers/export.py --run runs/real_1p3b --step 5000 --dtype bf16 --out exports/real_1p3b-5000
 
 GPT-2's settings become a GPT2LMHeadModel, Llama's a LlamaForCausalLM, and with biases or norms of queries and keys a
-Qwen2ForCausalLM or Qwen3ForCausalLM. Any layout of ranks is read, tensor by tensor.
+Qwen2ForCausalLM or Qwen3ForCausalLM. Any layout of ranks is read, tensor by tensor. The card, README.md, shows what
+launchers/evaluate.py has measured of these weights; lm_eval/ has the run's injected facts for lm-evaluation-harness.
 """
 
 from prealign.config.command_line import command_line
@@ -26,6 +27,7 @@ def main() -> None:
 
     from prealign.data.prepared import open_data
     from prealign.evaluation.loading import check_data, find_weights, recipe_of_run
+    from prealign.interop.card import other_results
     from prealign.interop.export import export
 
     recipe = recipe_of_run(arguments.run, arguments.overrides)
@@ -33,6 +35,11 @@ def main() -> None:
     data = open_data(recipe)
     check_data(found, recipe, data)
     export(arguments.run, recipe, data, found, arguments.out, arguments.dtype, round(arguments.shard_gb * 1e9))
+    if (path := other_results(arguments.run, found)) is not None:
+        print(
+            f"note: {path} is of other weights, or of a run folder that was copied; the card does not show it; run "
+            f"launchers/evaluate.py again first"
+        )
     print(f"written: {arguments.out} ({found.stage} {found.step}, {arguments.dtype})")
 
 

@@ -33,6 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--list", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--page", action="store_true", help="write the page of what is there, run nothing")
+    parser.add_argument("--figures", type=path_argument, metavar="DIR", help="write each suite's figure here too")
     parser.add_argument("--max-minutes", type=float, metavar="N", help="start no new run after N minutes")
     arguments = parser.parse_intermixed_args()
 
@@ -40,7 +41,7 @@ def main() -> None:
     from prealign.suites.expansion import expand
     from prealign.suites.launching import Processes, default_launcher
     from prealign.suites.listing import plan_lines
-    from prealign.suites.page import write_page
+    from prealign.suites.page import write_figures, write_page
 
     words = [*arguments.names, *arguments.overrides]
     overrides = [word for word in words if "=" in word]
@@ -68,6 +69,8 @@ def main() -> None:
         raise
     print(*write_page(plan, page, failed), sep="\n")
     print(f"\npage: {page}")
+    for path in write_figures(plan, arguments.figures) if arguments.figures is not None else []:
+        print(f"figure: {path}")
     if waiting:
         print(f"not started within {arguments.max_minutes:g} minutes: {', '.join(waiting)}")
     for name, line in failed.items():

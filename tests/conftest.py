@@ -54,10 +54,13 @@ LONG = (
     "kernels/test_infonce.py",
     "kernels/test_pool.py",
     "kernels/test_symmetric.py",
+    "interop/test_lm_eval_tasks.py",
     "lexicon/test_llm_translating.py",
     "preparation/test_pipeline.py",
     "preparation/test_text_stores.py",
+    "preparation/test_token_stores.py",
     "suites/test_execution.py",
+    "test_document_commands.py",
 )
 """Modules that interpret kernels, prepare much, or wait for many answers."""
 

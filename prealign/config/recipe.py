@@ -217,6 +217,7 @@ class Recipe(Section):
                     f"other words than the original's; expected clone_level: token"
                 )
         self._check_mixture()
+        self._check_stores()
         self._check_parallel()
         self._check_evaluation()
         last = self.last_layer
@@ -231,6 +232,27 @@ class Recipe(Section):
         if self.aligns and self.pretrain.init_from is not None:
             raise ValueError("pretrain.init_from: found a folder beside the stage 'align'; expected stages: [pretrain]")
         return self
+
+    def _check_stores(self) -> None:
+        """What only text can have, of languages whose text is a store of tokens."""
+        for name in [*self.languages, *self.extra_texts]:
+            text = getattr(self.sources[name], "text", None)
+            if text is None or not text.store:
+                continue
+            key = f"{self.source_key(name)}.text.store"
+            if self.data.tokenizer.ranks is None:
+                raise ValueError(
+                    f"{key}: found token ids and no data.tokenizer.ranks, by which they mean something; expected the "
+                    f"tokenizer that the store was made with"
+                )
+            owner, _, extra = name.partition(".")
+            clones = [clone for clone in self.clones if self.languages[clone].clone_of == name]
+            for clone in [owner] if extra else clones:
+                if self.languages[clone].clone_level == "word":
+                    raise ValueError(
+                        f"{key}: found tokens, and languages.{clone}.clone_level: word, which rewrites text; expected "
+                        f"clone_level: token, or text in files"
+                    )
 
     def _check_parallel(self) -> None:
         tensor, sequence = self.parallel.tensor_parallel_size, self.parallel.sequence_parallel_size

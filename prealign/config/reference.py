@@ -28,6 +28,8 @@ makes steps larger, unless `batch` gets smaller.
 | `suites/` | the paper's tables and figures ([how to run them](../prealign/suites/README.md)) |
 | `results/` | what was measured |
 
+[Your own language in ten minutes](tutorial.md) makes one; [choosing settings](settings.md) says what is known of them.
+
 Keys in bold have no default. A value that says *or null* may be left empty.
 """
 

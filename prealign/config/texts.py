@@ -9,8 +9,13 @@ from prealign.config.paths import ExpandedText
 from prealign.config.sections import Count, Fraction, Section
 
 
+def _prefix_is_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class TextConfig(Section):
-    """Where the documents of one language come from: local files, or a dataset of the Hugging Face hub."""
+    """Where the documents of one language come from: local files, a dataset of the Hugging Face hub, or token stores
+    that Megatron or GPT-NeoX wrote."""
 
     files: list[ExpandedText] = []
     """Paths or glob patterns, read in sorted order; relative to the working directory (``configs/...`` is also found
@@ -23,6 +28,10 @@ class TextConfig(Section):
     """Its split."""
     hub_revision: str | None = None
     """Its commit, tag or branch."""
+    store: Annotated[list[ExpandedText], BeforeValidator(_prefix_is_list)] = []
+    """Prefixes of Megatron's indexed datasets (``PREFIX.bin``, ``PREFIX.idx``), or patterns of such; one may stand
+    without a list. Their tokens are taken as they are, so `data.tokenizer.ranks` must be the tokenizer that they were
+    made with; of the keys below `max_documents` alone applies."""
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
     """`auto` goes by the file name: .jsonl/.json, .parquet, .txt (compressed or not)."""
     field: str = "text"
@@ -39,9 +48,20 @@ class TextConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "TextConfig":
-        if bool(self.files) == bool(self.hub):
-            raise ValueError("found both or neither of 'files' and 'hub'; expected exactly one of them")
+        given = [name for name in ("files", "hub", "store") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"found {' and '.join(repr(name) for name in given) or 'none'} of 'files', 'hub' and 'store'; expected "
+                f"exactly one of them"
+            )
+        idle = self.model_fields_set - {"files", "hub", "store", "max_documents"}
+        if self.store and (changed := [key for key in sorted(idle) if getattr(self, key) != _default(key)]):
+            raise ValueError(f"found '{changed[0]}' beside 'store', whose tokens are taken as they are; leave it out")
         return self
+
+
+def _default(key: str) -> Any:
+    return TextConfig.model_fields[key].default
 
 
 class DictionaryConfig(Section):

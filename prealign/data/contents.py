@@ -60,9 +60,9 @@ class Split:
         return "train"
 
 
-def document_hash(document: str) -> bytes:
-    """16 bytes that stand for a document's exact text."""
-    return hashlib.blake2b(document.encode(), digest_size=16).digest()
+def document_hash(document: str | bytes) -> bytes:
+    """16 bytes that stand for a document's exact text, of which bytes are the UTF-8."""
+    return hashlib.blake2b(document.encode() if isinstance(document, str) else document, digest_size=16).digest()
 
 
 def check_end_of_document(recipe: Recipe, folder: Path) -> None:
@@ -80,7 +80,8 @@ def check_end_of_document(recipe: Recipe, folder: Path) -> None:
 
 def text_settings(recipe: Recipe, text: TextConfig) -> dict[str, Any]:
     """What a store depends on of its text in a recipe, without the content of files."""
-    return text.model_dump(mode="json", exclude={"files"}) | {"invalid_utf8": recipe.data.invalid_utf8}
+    settings = text.model_dump(mode="json", exclude={"files", "store"}) | {"invalid_utf8": recipe.data.invalid_utf8}
+    return settings | ({"store": True} if text.store else {})
 
 
 def split_of(recipe: Recipe, name: str) -> Split:

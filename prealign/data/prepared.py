@@ -246,8 +246,9 @@ def _check_text(recipe: Recipe, name: str, artefact: Artefact) -> None:
     origin = recipe.languages[name].clone_of or name if name in recipe.languages else name
     text = getattr(recipe.sources[origin], "text", None)
     assert isinstance(text, TextConfig)
-    for key, wanted in text_settings(recipe, text).items():
-        _expect(artefact, key, artefact.inputs["text"].get(key), wanted)
+    settings = text_settings(recipe, text)
+    for key in (*settings, "store"):
+        _expect(artefact, key, artefact.inputs["text"].get(key), settings.get(key))
     if name in recipe.languages:
         wanted = json.loads(json.dumps(asdict(split_of(recipe, origin))))
         found = {key: artefact.inputs["split"].get(key) for key in wanted}

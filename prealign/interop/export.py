@@ -14,9 +14,12 @@ from prealign.config import Recipe
 from prealign.data.prepared import PreparedData
 from prealign.distributed.piece_files import save_tensors
 from prealign.errors import UserError
+from prealign.evaluation.facts import FactsTest
 from prealign.evaluation.loading import FoundWeights
 from prealign.interop.architectures import Architecture, architecture_of
+from prealign.interop.card import model_card
 from prealign.interop.hf_config import MARK
+from prealign.interop.lm_eval_tasks import write_tasks
 from prealign.interop.tokenizer import check_tokenizer, write_tokenizer
 from prealign.objectives.joint import JointModel
 
@@ -26,7 +29,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def export(
     run: Path, recipe: Recipe, data: PreparedData, found: FoundWeights, folder: Path, dtype: str, max_shard_bytes: int
 ) -> None:
-    """Write weights, configuration, tokenizers and a model card; a folder that an earlier call wrote is replaced.
+    """Write weights, configuration, tokenizers, a model card and, of a run with facts, tasks for `lm_eval`; a folder
+    that an earlier call wrote is replaced.
 
     ``run``: the run's folder. ``dtype``: of `DTYPES`. ``max_shard_bytes``: of a file of weights, which is what is held
     in memory. Raises `UserError`.
@@ -79,7 +83,9 @@ def _write(
     _write_json(
         folder / MARK, {"run": recipe.name, "stage": found.stage, "step": found.step, "data": found.data} | blocks
     )
-    (folder / "README.md").write_text(_card(recipe, found, architecture), encoding="utf-8")
+    test = FactsTest.of(data) if found.stage == "pretrain" else None
+    tasks = write_tasks(folder, test, found.step) if test is not None else {}
+    (folder / "README.md").write_text(model_card(recipe, run, found, architecture, tasks), encoding="utf-8")
 
 
 def _tensors(
@@ -123,34 +129,3 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], ma
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _card(recipe: Recipe, found: FoundWeights, architecture: Architecture) -> str:
-    clones = "".join(
-        f"\nIts clone language `{name}` has token ids of its own: `AutoTokenizer.from_pretrained(FOLDER, "
-        f'subfolder="tokenizer_{name}")`.\n'
-        for name in recipe.clones
-    )
-    reset = (
-        "\nIt was trained with attention that ends at documents; give it one document at a time.\n"
-        if recipe.model.reset_at_document
-        else ""
-    )
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
-
-# {recipe.name}
-
-Step {found.step} of the {found.stage} stage, trained with PreAlign-Trainer on {", ".join(recipe.languages)}; a
-`{architecture.name}`, which `transformers` loads as it is:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
-```
-{clones}{reset}
-`recipe.yaml` is what it was trained with, in full. Text ended with the token {recipe.data.tokenizer.end_id}.
-"""

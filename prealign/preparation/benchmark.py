@@ -21,6 +21,7 @@ from prealign.data.mixture import Phase
 from prealign.data.prepared import PreparedData
 from prealign.data.sequences import TokenStream
 from prealign.data.switching import IGNORED
+from prealign.errors import UserError
 from prealign.lexicon.compiled import FORMS
 from prealign.preparation.text_stores import build_stores
 from prealign.preparation.word_counts import count_words
@@ -42,6 +43,10 @@ def measure_preparation(recipe: Recipe, data: PreparedData, megabytes: float) ->
     second of processor time for each part of the work, and their ratio to tiktoken's ``encode_ordinary_batch``."""
     text = recipe.languages[recipe.source_language].text
     assert text is not None
+    if text.store:
+        raise UserError(
+            f"languages.{recipe.source_language}.text.store: found tokens; expected text, whose preparation is measured"
+        )
     assert data.whole_lexicon is not None
 
     def read() -> list[str]:
@@ -215,6 +220,6 @@ def _rate(work: Callable[[], Any], tokens: int) -> float:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Of this process, in nanoseconds' steps, and of its children that have ended, in those of the kernel's clock."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return time.process_time() + times.children_user + times.children_system

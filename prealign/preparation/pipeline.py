@@ -42,7 +42,13 @@ from prealign.lexicon.dictionaries import dictionary_files
 from prealign.preparation.alignment_table import prepare_lexicon
 from prealign.preparation.facts import prepare_facts
 from prealign.preparation.given_tokenizer import given_inputs, given_tokenizer
-from prealign.preparation.text_stores import build_stores
+from prealign.preparation.text_stores import Document, build_stores
+from prealign.preparation.token_documents import (
+    encoded_otherwise,
+    read_token_documents,
+    store_files,
+    store_prefixes,
+)
 from prealign.preparation.word_counts import count_words
 from prealign.processes import in_child
 from prealign.stores.codeswitch_map import MAP_VERSION, build_codeswitch_map
@@ -61,6 +67,9 @@ _UNSPACED_SHARE = 8
 """One part in so many of text without spaces trains the tokenizer."""
 
 _FEW_SAMPLES = 10
+
+_COMPARED = 100
+"""Documents of a token store whose tokens are compared with the tokenizer's."""
 
 _NAMED = 5
 """Files without documents that a note names."""
@@ -167,7 +176,8 @@ class _Preparation:
     def _text_inputs(self, name: str) -> dict[str, Any]:
         """What the text of a source depends on."""
         text, _ = self._text(name)
-        return text_settings(self.recipe, text) | {"sha256": self.hashes.of([Path(path) for path in text.files])}
+        files = [Path(path) for path in text.files] or store_files(text.store)
+        return text_settings(self.recipe, text) | {"sha256": self.hashes.of(files)}
 
     def _split(self, name: str) -> Split:
         return split_of(self.recipe, name)
@@ -179,21 +189,39 @@ class _Preparation:
         if name not in self._texts:
             text = getattr(self.recipe.sources[name], "text", None)
             assert isinstance(text, TextConfig)
-            if text.files:
-                files = text_files(text, key)
+            if text.hub is None:
+                kind, files = ("files", text_files(text, key)) if text.files else ("store", store_prefixes(text, key))
                 inside = [path for path in files if path.resolve().is_relative_to(self.dir.resolve())]
                 if inside:
                     raise UserError(
-                        f"{key}.files: found '{inside[0]}', which is in data.dir, '{self.dir}', where prepared data is "
-                        f"written; choose another data.dir, or a pattern that leaves it out"
+                        f"{key}.{kind}: found '{inside[0]}', which is in data.dir, '{self.dir}', where prepared data "
+                        f"is written; choose another data.dir, or a pattern that leaves it out"
                     )
-                text = text.model_copy(update={"files": [str(path) for path in files]})
+                text = text.model_copy(update={kind: [str(path) for path in files]})
             self._texts[name] = text
         return self._texts[name], key
 
     def _documents(self, name: str, counts: ReadCounts) -> Iterator[str]:
         text, key = self._text(name)
         return read_documents(text, key, self.data.invalid_utf8, counts)
+
+    def _any_documents(self, name: str, tokenizer: Tokenizer, counts: ReadCounts) -> Iterator[Document]:
+        """Documents of text or, where the source is a store, of tokens."""
+        text, _ = self._text(name)
+        return read_token_documents(text, tokenizer, counts) if text.store else self._documents(name, counts)
+
+    def _say_otherwise(self, name: str, tokenizer: Tokenizer) -> None:
+        """Whether the first documents of a store have the tokens that the tokenizer gives their text."""
+        text, key = self._text(name)
+        if not text.store:
+            return
+        first = list(islice(read_token_documents(text, tokenizer, ReadCounts()), _COMPARED))
+        if other := encoded_otherwise(first, tokenizer):
+            self.say(
+                f"note: {key}.store: {other} of the first {len(first)} documents have other tokens than "
+                f"data.tokenizer gives their text; where it is most of them, see that ranks and pattern are those that "
+                f"the store was made with"
+            )
 
     def _tokenizer(self, text_inputs: dict[str, Any]) -> Tokenizer:
         settings = self.data.tokenizer
@@ -283,9 +311,11 @@ class _Preparation:
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
+            if origin == name:
+                self._say_otherwise(name, tokenizer)
             wanted = {role: "train"} | {part: part for part in HELDOUT}
             facts = build_stores(
-                self._documents(origin, counts),
+                self._any_documents(origin, tokenizer, counts),
                 folder,
                 tokenizer,
                 self.recipe.vocab_size,
@@ -326,9 +356,10 @@ class _Preparation:
 
         def build(folder: Path) -> dict[str, Any]:
             counts = ReadCounts()
+            self._say_otherwise(name, tokenizer)
             heldout = _heldout_documents(own, tokenizer, shift, load_clone_words(words) if words else None)
             facts = build_stores(
-                self._documents(name, counts),
+                self._any_documents(name, tokenizer, counts),
                 folder,
                 tokenizer,
                 self.recipe.vocab_size,
@@ -419,8 +450,8 @@ def _heldout_documents(store: Artefact, tokenizer: Tokenizer, shift: int, words:
         text = TokenStore(store.folder / split)
         begin = 0
         for length in text.lengths[:].tolist():
-            document = tokenizer.decode(text.tokens[begin : begin + length - 1].astype(np.int64) - shift)
-            found.add(document_hash(words.to_original(document) if words is not None else document))
+            document = tokenizer.marked_text(text.tokens[begin : begin + length - 1].astype(np.int64) - shift)
+            found.add(document_hash(words.to_original(document.decode()) if words is not None else document))
             begin += length
     return found
 

@@ -1,6 +1,7 @@
 """Documents -> token stores with word maps: one pass over the text of a language, training and held-out text split
-apart."""
+apart. Documents are text, which is tokenised, or tokens, which are kept (`TokenDocument`)."""
 
+import codecs
 import json
 import re
 import time
@@ -13,6 +14,7 @@ import numpy as np
 
 from prealign.data.contents import SPLITS, document_hash
 from prealign.files import write_atomically
+from prealign.preparation.token_documents import TokenDocument
 from prealign.processes import ordered_map
 from prealign.stores.shards import shard_name
 from prealign.stores.token_store import StoreWriter, token_dtype
@@ -23,6 +25,19 @@ from prealign.text.words import letter_table, word_spans
 PROGRESS = "progress.json"
 _BATCH_CHARACTERS = 1 << 20
 _SECONDS_BETWEEN_COMMITS = 10.0
+
+Document = str | TokenDocument
+
+
+def _as_signs(error: UnicodeError) -> tuple[str, int]:
+    """A ``?`` for each byte that is not UTF-8: no letter, and as long."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "?" * (error.end - error.start), error.end
+
+
+_SAME_LENGTH = "prealign-same-length"
+codecs.register_error(_SAME_LENGTH, _as_signs)
 
 
 class SeenDocuments:
@@ -70,32 +85,37 @@ class _Encoded:
 
 @dataclass(frozen=True)
 class _Encode:
-    """Tokenises a batch of documents, by split."""
+    """Tokenises a batch of documents, by split, where they are not tokens yet."""
 
     tokenizer: Tokenizer
     dtype: np.dtype
     shift: int
     rewrite: Callable[[str], str] | None
 
-    def __call__(self, batch: dict[str, list[str]]) -> dict[str, _Encoded]:
+    def __call__(self, batch: dict[str, list[Document]]) -> dict[str, _Encoded]:
         return {split: self._encode(documents) for split, documents in batch.items()}
 
-    def _encode(self, documents: list[str]) -> _Encoded:
+    def _encode(self, documents: list[Document]) -> _Encoded:
         tokenizer = self.tokenizer
-        if self.rewrite is not None:
-            documents = [self.rewrite(document) for document in documents]
+        encoded = [self._tokens(document) for document in documents]
         end = np.array([tokenizer.end_of_document], np.uint32)
-        parts = [part for document in documents for part in (tokenizer.encode(document), end)]
-        lengths = np.fromiter((len(part) for part in parts[::2]), np.int64, len(documents)) + 1
-        tokens = np.concatenate(parts)
-        # in the joined text a line end stands where an end-of-document token stands
-        text = "".join([document + "\n" for document in documents])
+        lengths = np.fromiter((len(ids) for _, ids in encoded), np.int64, len(documents)) + 1
+        tokens = np.concatenate([part for _, ids in encoded for part in (ids, end)])
+        # in the joined text a line end stands where an end-of-document token, or another special token, stands
+        text = "".join([document + "\n" for document, _ in encoded])
         widths = tokenizer.token_lengths.take(tokens)
-        widths[np.cumsum(lengths) - 1] = 1
+        size = int(widths.sum(dtype=np.int64))
+        widths[widths == 0] = 1
         starts, ends, skipped = word_spans(text, widths)
         ids = (tokens.astype(np.int64) + self.shift).astype(self.dtype) if self.shift else tokens.astype(self.dtype)
-        size = int(widths.sum()) - len(documents)
         return _Encoded(ids, lengths, starts.astype(np.uint32), ends.astype(np.uint32), skipped, size)
+
+    def _tokens(self, document: Document) -> tuple[str, np.ndarray]:
+        """A document's text, as many bytes as its tokens have, and its tokens."""
+        if isinstance(document, TokenDocument):
+            return document.text.decode("utf-8", _SAME_LENGTH), document.tokens.astype(np.uint32)
+        text = self.rewrite(document) if self.rewrite is not None else document
+        return text, self.tokenizer.encode(text)
 
 
 class _SplitWriter:
@@ -179,7 +199,7 @@ class _SplitWriter:
 
 
 def build_stores(
-    documents: Iterable[str],
+    documents: Iterable[Document],
     folder: Path,
     tokenizer: Tokenizer,
     vocab_size: int,
@@ -191,7 +211,7 @@ def build_stores(
     """Write ``train``, ``dev`` and ``test`` stores with word maps to ``folder``, on all cores.
 
     ``shift`` is added to every token id (a clone's block of the vocabulary). ``split_of`` maps a document's hash to
-    ``train``, ``dev``, ``test`` or None (not of this language). ``rewrite`` is applied to the documents chosen. Exact
+    ``train``, ``dev``, ``test`` or None (not of this language). ``rewrite`` is applied to the text chosen. Exact
     repetitions of a document are dropped. ``shard_tokens``: tokens of a shard of the training text; None: one file.
     Returns counts.
 
@@ -206,15 +226,15 @@ def build_stores(
     facts |= {"repeated_documents": 0, "words_without_token_boundary": 0}
     seen = SeenDocuments()
 
-    def batches() -> Iterator[dict[str, list[str]]]:
+    def batches() -> Iterator[dict[str, list[Document]]]:
         """Batches that are still to be tokenised."""
         for number, batch in enumerate(_batches(documents)):
-            digests = [document_hash(document) for document in batch]
+            digests = [_digest(document) for document in batch]
             new = seen.add(digests)
             facts["repeated_documents"] += len(batch) - int(np.count_nonzero(new))
             if number < done["batches"]:
                 continue
-            parts: dict[str, list[str]] = {}
+            parts: dict[str, list[Document]] = {}
             for document, digest, is_new in zip(batch, digests, new.tolist()):
                 split = split_of(digest) if is_new else None
                 if split is not None:
@@ -252,9 +272,13 @@ def build_stores(
     return facts
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+def _digest(document: Document) -> bytes:
+    return document.digest if isinstance(document, TokenDocument) else document_hash(document)
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Lists of documents, bounded in characters so that memory is."""
-    batch: list[str] = []
+    batch: list[Document] = []
     characters = 0
     for document in documents:
         batch.append(document)

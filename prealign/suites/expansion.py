@@ -172,6 +172,7 @@ def _training(
         if key not in _NO_MATTER
         and _NEW.get(key) != value
         and (not key.endswith(".text.normalize") or value != '"nfc"')
+        and (not key.endswith(".text.store") or value != "[]")
     }
     data = _data_dir(load_recipe(config, shared), recipe)
 
@@ -210,6 +211,8 @@ def _text(recipe: Recipe) -> dict[str, Any]:
         for entry in [language, *language["sources"].values()]:
             for key in share:
                 del entry[key]
+            if entry["text"] is not None and not entry["text"]["store"]:
+                del entry["text"]["store"]  # a key that recipes did not have at first
     data = recipe.data.model_dump(mode="json", exclude={"dir"})
     lexicon = recipe.lexicon.model_dump(mode="json", exclude={"permute", "top_fraction"})
     return {"source": recipe.source_language, "languages": languages, "data": data, "lexicon": lexicon}

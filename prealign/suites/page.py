@@ -11,7 +11,7 @@ from prealign.reports.pages import Table, plain_table, render
 from prealign.suites.cells import Cell
 from prealign.suites.differences import differences, loss_notes
 from prealign.suites.expansion import Plan
-from prealign.suites.figures import draw
+from prealign.suites.figures import draw, draw_png
 from prealign.suites.numbers import Numbers, numbers_of
 from prealign.suites.results import Result
 from prealign.suites.suite import Column, Row
@@ -54,6 +54,21 @@ def write_page(plan: Plan, path: Path, failed: dict[str, str] | None = None) -> 
         lines += [f"  {line}" for line in numbers.chance]
         lines += [f"  {'; '.join(row)}" for row in _orders(numbers)[1:]]
     return [*lines[1:], "", tested[0]]
+
+
+def write_figures(plan: Plan, folder: Path) -> list[Path]:
+    """Write the figure of each suite that has results as ``SUITE.png``; returns the files. Raises `UserError`."""
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for numbers in numbers_of(plan):
+            content = draw_png(numbers)
+            if content is not None:
+                written.append(folder / f"{numbers.suite.name}.png")
+                written[-1].write_bytes(content)
+    except OSError as error:
+        raise UserError(f"--figures: {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    return written
 
 
 def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:

@@ -136,6 +136,13 @@ class Tokenizer:
         """The bytes of a token, maybe a part of a character; special tokens have none."""
         return b"" if token in self._names else self._encoding.decode_single_token_bytes(token)
 
+    def marked_text(self, ids: np.ndarray) -> bytes:
+        """The bytes of token ids, maybe not whole characters, with a line end where a special token stands."""
+        special = np.fromiter(self._names, np.int64, len(self._names))
+        cuts = np.flatnonzero(np.isin(ids, special))
+        parts = [ids] if not len(cuts) else np.split(ids, np.stack((cuts, cuts + 1), axis=1).ravel())[::2]
+        return b"\n".join(self._encoding.decode_bytes(part.tolist()) for part in parts)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over ranks and pattern, and special tokens where there are others than ours."""

@@ -51,7 +51,7 @@ _MAY_CHANGE: Any = {
 start."""
 
 
-_PATHS = ("data.dir", ".text.files", ".dictionaries", "tokenizer.ranks", "facts.relations")
+_PATHS = ("data.dir", ".text.files", ".text.store", ".dictionaries", "tokenizer.ranks", "facts.relations")
 """Keys that say where prepared data is, or was made from; whether it is the same, its fingerprint says."""
 
 

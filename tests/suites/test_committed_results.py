@@ -38,3 +38,10 @@ def test_no_page_of_them_contradicts_itself() -> None:
             assert decided == (order.p < LEVEL) == (not order.interval[0] <= 0 <= order.interval[1])
             assert not all(at_chance), (numbers.suite.name, order)
             assert order.seeds > 1
+
+
+def test_figures_in_the_tree_are_of_suites_that_have_results() -> None:
+    figures = sorted((RESULTS / "figures").iterdir())
+    plan = expand([load_suite(path.stem) for path in figures], load_variants(), "demo", RESULTS)
+    assert all(any(numbers.results.values()) for numbers in numbers_of(plan))
+    assert sum(path.stat().st_size for path in figures) < 200_000

@@ -11,7 +11,7 @@ from prealign.evaluation.results import wilson_interval
 from prealign.reports.paired import LEVEL
 from prealign.suites.expansion import Measurement, Plan, expand
 from prealign.suites.numbers import Numbers, numbers_of
-from prealign.suites.page import write_page
+from prealign.suites.page import write_figures, write_page
 from prealign.suites.results import FORMAT_VERSION
 from prealign.suites.suite import load_suite, load_variants
 from prealign.suites.verdicts import Order
@@ -247,6 +247,9 @@ def test_every_figure_is_drawn(tmp_path: Path, figure: str) -> None:
     fill(plan)
     write_page(plan, tmp_path / "page.html")
     assert "data:image/png;base64," in (tmp_path / "page.html").read_text()
+    (path,) = write_figures(plan, tmp_path / "figures")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size < 70_000
 
 
 def test_a_page_without_results(tmp_path: Path) -> None:
@@ -257,3 +260,4 @@ def test_a_page_without_results(tmp_path: Path) -> None:
     assert "0 of 9 results are there" in page
     assert "Joint: no result" in page
     assert "<img" not in page
+    assert write_figures(plan, tmp_path / "figures") == []
