@@ -28,6 +28,20 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Measured points with a line through or beside them, over an x in powers."""
+
+    label: str
+    colour: str
+    points: Sequence[tuple[float, float]]
+    """As dots."""
+    line: Sequence[tuple[float, float]] = ()
+    band: Sequence[tuple[float, float, float]] = ()
+    """(x, low, high)."""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
 class Axis:
     """A chart's axis: from ``low`` to ``high``, in powers where it is ``log``."""
 
@@ -92,6 +106,34 @@ def line_chart(
     for line in lines:
         places = [(_x(across, x), _y(up, y)) for x, y in line.points]
         parts.append(_stroke(places, line.colour, 1.8, "5 4" if line.dashed else ""))
+    return _svg(title, HEIGHT, parts)
+
+
+def log_chart(title: str, series: Sequence[Series], x_label: str, log_y: bool = False) -> str | None:
+    """Dots, lines and bands over an x in powers; None without two points. Bands end at the chart's edge, whose height
+    is that of points and lines."""
+    places = [place for one in series for place in (*one.points, *one.line) if math.isfinite(place[1])]
+    if len({x for x, _ in places}) < 2:
+        return None
+    across = Axis(min(x for x, _ in places) / 1.15, max(x for x, _ in places) * 1.15, log=True)
+    up = _vertical([y for _, y in places], log_y, floor=False)
+    parts = [_text(_x(across, x), HEIGHT - 22, short(x), "middle") for x in across.ticks()]
+    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
+    for y in up.ticks():
+        parts.append(_stroke([(_LEFT, _y(up, y)), (WIDTH - _RIGHT, _y(up, y))], "#e3e3e8", 1))
+        parts.append(_text(_LEFT - 5, _y(up, y) + 4, short(y), "end"))
+    for one in series:
+        if one.band:
+            edge = [(x, high) for x, _, high in one.band] + [(x, low) for x, low, _ in reversed(one.band)]
+            listed = " ".join(f"{_x(across, x):.1f},{_y(up, max(y, up.low)):.1f}" for x, y in edge)
+            parts.append(f'<polygon points="{listed}" fill="{one.colour}" fill-opacity="0.15"/>')
+    for one in series:
+        if one.line:
+            drawn = [(_x(across, x), _y(up, y)) for x, y in one.line if math.isfinite(y)]
+            parts.append(_stroke(drawn, one.colour, 1.6, "5 4" if one.dashed else ""))
+        for x, y in one.points:
+            if math.isfinite(y):
+                parts.append(f'<circle cx="{_x(across, x):.1f}" cy="{_y(up, y):.1f}" r="3.2" fill="{one.colour}"/>')
     return _svg(title, HEIGHT, parts)
 
 
