@@ -12,6 +12,8 @@ COLOURS = ["#4c566a", "#d1495b", "#edae49", "#00798c", "#7b2cbf", "#2e933c"]
 WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 10, 38
 _GREY = "#667"
+_FEW_TICKS = 8
+"""Measured x that each have a label of their own."""
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _SCALE = ((247, 247, 242), (138, 196, 187), (0, 121, 140), (24, 51, 92))
 """Colours of a heat map from its lowest to its highest value."""
@@ -117,7 +119,9 @@ def log_chart(title: str, series: Sequence[Series], x_label: str, log_y: bool = 
         return None
     across = Axis(min(x for x, _ in places) / 1.15, max(x for x, _ in places) * 1.15, log=True)
     up = _vertical([y for _, y in places], log_y, floor=False)
-    parts = [_text(_x(across, x), HEIGHT - 22, short(x), "middle") for x in across.ticks()]
+    measured = sorted({x for one in series for x, _ in one.points})
+    ticks = measured if 1 < len(measured) <= _FEW_TICKS else across.ticks()
+    parts = [_text(_x(across, x), HEIGHT - 22, short(x), "middle") for x in ticks]
     parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
     for y in up.ticks():
         parts.append(_stroke([(_LEFT, _y(up, y)), (WIDTH - _RIGHT, _y(up, y))], "#e3e3e8", 1))

@@ -35,9 +35,8 @@ def loss_charts(study: LanguageStudy, fits: list[Fitted]) -> list[dict[str, Any]
 def worth_chart(measured: Measured, language: str, method: str, savings: list[Saving]) -> dict[str, Any] | None:
     """A method's effective tokens over those that it read, a colour for each size; dashed where both are equal."""
     series = []
-    own = [saving for saving in savings if saving.run.method == method and np.isfinite(saving.effective)]
-    usual = _most_common([_rest(saving.run, language) for saving in own])
-    own = [saving for saving in own if _rest(saving.run, language) == usual]
+    own = [saving for saving in usual(savings, language) if saving.run.method == method]
+    own = [saving for saving in own if np.isfinite(saving.effective)]
     for number, size in enumerate(measured.ladder.sizes):
         found = sorted(
             ((saving.tokens, saving.effective, saving.interval) for saving in own if saving.run.size == size),
@@ -53,6 +52,12 @@ def worth_chart(measured: Measured, language: str, method: str, savings: list[Sa
     if svg is None:
         return None
     return _chart(f"{method}: effective tokens of {language}", svg, series, "bands: 95 %")
+
+
+def usual(savings: list[Saving], language: str) -> list[Saving]:
+    """Those of runs that read as much of the other languages as most do."""
+    most = _most_common([_rest(saving.run, language) for saving in savings])
+    return [saving for saving in savings if _rest(saving.run, language) == most]
 
 
 def _series(study: LanguageStudy, fitted: Fitted | None, size: str, colour: str, runs: list[LadderRun]) -> Series:

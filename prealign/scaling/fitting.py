@@ -21,6 +21,8 @@ DRAWS = 200
 """Of the bootstrap."""
 _DELTAS = (0.1, 1e-2, DELTA)
 _FOLLOWED = 10
+_KEPT = 3
+"""Of the minima at one delta, those that go on to the next."""
 _REPEATS = (0.25, 2)
 """A run repeats its text where it reads this much of it again; so many runs must, for R* to be fitted."""
 
@@ -140,11 +142,10 @@ def _starts(law: Law, points: Points, observed: np.ndarray) -> np.ndarray:
 
 def _minimum(law: Law, points: Points, observed: np.ndarray, starts: np.ndarray, deltas: Sequence[float]) -> np.ndarray:
     bounds = law.bounds(float(np.exp(observed.min())))
-    found: list[tuple[float, np.ndarray]] = []
-    for start in starts:
-        vector, value = np.clip(start, bounds[:, 0], bounds[:, 1]), np.inf
-        for delta in deltas:
-            done = minimize(
+    vectors = [np.clip(start, bounds[:, 0], bounds[:, 1]) for start in starts]
+    for delta in deltas:
+        found = [
+            minimize(
                 _objective,
                 vector,
                 (law, points, observed, delta),
@@ -153,9 +154,10 @@ def _minimum(law: Law, points: Points, observed: np.ndarray, starts: np.ndarray,
                 bounds=bounds,
                 options={"maxiter": 500, "ftol": 1e-10, "gtol": 1e-7},
             )
-            vector, value = done.x, float(done.fun)
-        found.append((value, vector))
-    return min(found, key=lambda pair: pair[0])[1]
+            for vector in vectors
+        ]
+        vectors = [done.x for done in sorted(found, key=lambda done: float(done.fun))[:_KEPT]]
+    return vectors[0]
 
 
 def _objective(

@@ -1,6 +1,6 @@
 """A ladder as ``configs/scaling/SCALE.yaml`` has it: sizes, budgets of tokens and methods, as rows of a suite."""
 
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from prealign.config import load_recipe
 from prealign.config.loading import CONFIGS
 from prealign.config.sections import Count, Section
 from prealign.errors import UserError
+from prealign.model.shapes import parameter_count
 from prealign.suites.suite import AtScale, Column, Row, Scale, Suite, first_problem, load_variants, yaml_mapping
 
 LADDERS = CONFIGS / "scaling"
@@ -92,7 +93,18 @@ def load_ladder(name: str) -> Ladder:
                     f"{path}: runs: tokens: found '{language}'; expected 'targets' or languages of {ladder.recipe}: "
                     f"{list(languages)}"
                 )
+    _expect_ascending(path, ladder)
     return ladder
+
+
+def _expect_ascending(path: Path, ladder: Ladder) -> None:
+    counts = {name: parameter_count(load_recipe(ladder.recipe, changes)) for name, changes in ladder.sizes.items()}
+    for (one, fewer), (other, more) in pairwise(counts.items()):
+        if fewer >= more:
+            raise UserError(
+                f"{path}: sizes: found {other} ({more:,} parameters) after {one} ({fewer:,}); expected them from the "
+                f"smallest to the largest, which laws are tested on"
+            )
 
 
 def rungs_of(ladder: Ladder) -> list[Rung]:

@@ -10,7 +10,7 @@ import numpy as np
 from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.reports.pages import Table, plain_table, render
-from prealign.scaling.charts import loss_charts, worth_chart
+from prealign.scaling.charts import loss_charts, usual, worth_chart
 from prealign.scaling.fitting import DRAWS, r_squared
 from prealign.scaling.measured import LadderRun, Measured
 from prealign.scaling.predictions import FILE, Prediction, of_test, read_predictions
@@ -45,7 +45,7 @@ def write_page(plan: Plan, measured: Measured, path: Path, failed: dict[str, str
         write_atomically(path, page)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
-    return [line for language in languages for line in language.lines()]
+    return [line for language in languages for line in ["", *language.lines()]][1:]
 
 
 class _Language:
@@ -77,12 +77,15 @@ class _Language:
             "savings": _savings_table(self.savings) if self.savings else [],
             "inverted": _inverted(self.reference) if self.reference is not None else "",
             "fits": _fits_table(self.fits),
+            "not_fitted": _not_fitted(self.fits),
             "explained": self._explained(),
             "predicted": self._predicted(),
         }
 
     def lines(self) -> list[str]:
         """The tables that a terminal shows."""
+        if not self.study.runs:
+            return [f"{self.name}: nothing is measured yet"]
         parts: list[tuple[str, Table]] = [
             (f"{self.name}: effective target tokens", _savings_table(self.savings) if self.savings else []),
             (f"{self.name}: laws", self._explained()),
@@ -91,7 +94,7 @@ class _Language:
         for title, table in parts:
             if table:
                 lines += ["", title, *plain_table(table)]
-        return lines[1:] if lines else [f"{self.name}: nothing is measured yet"]
+        return lines[1:]
 
     def _explained(self) -> Table:
         """R2 by form: on what was fitted, and on the largest size after fitting the smaller ones."""
@@ -132,20 +135,22 @@ def _against(tested: Tested, language: str) -> list[str]:
 
 
 def _fits_table(fits: list[Fitted]) -> Table:
-    names = list(dict.fromkeys(name for fitted in fits if fitted.fit for name in fitted.fit.law.names))
-    table = [["form", "methods", "runs", *(names or ["parameters"])]]
-    for fitted in fits:
-        if fitted.fit is None:
-            table.append([fitted.form.name, fitted.scope, "–", fitted.reason or "", *[""] * (len(names) - 1)])
-            continue
-        values, bands = fitted.fit.values, fitted.fit.bands
+    made = [(fitted, fitted.fit) for fitted in fits if fitted.fit is not None]
+    names = list(dict.fromkeys(name for _, fit in made for name in fit.law.names))
+    table = [["form", "methods", "runs", *names]]
+    for fitted, fit in made:
+        values, bands = fit.values, fit.bands
         cells = [_with_band(values[name], bands[name]) if name in values else "" for name in names]
-        table.append([fitted.form.name, fitted.scope, str(fitted.fit.runs), *cells])
-    return table
+        table.append([fitted.form.name, fitted.scope, str(fit.runs), *cells])
+    return table if made else []
+
+
+def _not_fitted(fits: list[Fitted]) -> list[str]:
+    return [f"{fitted.form.name}, {fitted.scope}: {fitted.reason}." for fitted in fits if fitted.fit is None]
 
 
 def _savings_table(found: list[Saving]) -> Table:
-    table = [["run", "loss", "effective tokens", "95 %", "for each read", "between measured runs", "rests on"]]
+    table = [["run", "loss", "effective tokens", "95 %", "saved", "for each read", "between measured runs", "rests on"]]
     for saving in found:
         low, high = saving.interval
         between = "–" if saving.by_interpolation is None else f"{saving.by_interpolation:,.0f}"
@@ -155,6 +160,7 @@ def _savings_table(found: list[Saving]) -> Table:
                 f"{saving.loss:.3f}",
                 _tokens(saving.effective, saving),
                 f"{low:,.0f} to {'no end' if math.isinf(high) else f'{high:,.0f}'}",
+                "–" if math.isinf(saving.effective) else f"{saving.effective - saving.tokens:,.0f}",
                 "–" if math.isinf(saving.effective) else f"{saving.ratio:.2f}",
                 between,
                 saving.kind,
@@ -168,19 +174,21 @@ def _tokens(effective: float, saving: Saving) -> str:
 
 
 def _summary(measured: Measured, found: list[Saving], language: str) -> Iterator[str]:
-    """By size, what a method's tokens are worth at the ladder's budgets."""
-    for size in measured.ladder.sizes:
-        own = [saving for saving in found if saving.run.size == size]
-        if not own:
-            continue
-        finite = [saving for saving in own if math.isfinite(saving.effective)]
-        beyond = sum(saving.effective > saving.read for saving in own)
-        worth = "more than can be said"
-        if finite:
-            ratios = [saving.ratio for saving in finite]
-            worth = f"{min(ratios):.1f} to {max(ratios):.1f} tokens of {measured.ladder.reference}"
-        line = f"{size}: a token of {language} was worth {worth}, over {len(own)} runs"
-        yield line + (f"; {beyond} of them extrapolated." if beyond else ", all within what was measured.")
+    """By method and size, what its tokens are worth at the ladder's budgets."""
+    found = usual(found, language)
+    for method in measured.methods:
+        for size in measured.ladder.sizes:
+            own = [saving for saving in found if (saving.run.method, saving.run.size) == (method, size)]
+            if own:
+                worth = ", ".join(f"{_times(saving)} (at {saving.tokens:,})" for saving in own)
+                reference = measured.ladder.reference
+                yield f"{size}: a token of {language} did for {method} what {worth} do for {reference}."
+
+
+def _times(saving: Saving) -> str:
+    if math.isinf(saving.effective):
+        return f"at least {saving.read / saving.tokens:.1f}"
+    return f"{saving.ratio:.1f}{'' if saving.effective <= saving.read else ' by extrapolation'}"
 
 
 def _inverted(reference: Fitted) -> str:

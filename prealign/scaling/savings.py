@@ -40,12 +40,12 @@ class Saving:
 
     @property
     def kind(self) -> str:
-        """What the number rests on, in words."""
+        """What the number rests on, in words: how many tokens the reference has read."""
         if self.effective <= self.read:
-            return "within the reference's runs of this size"
+            return "within measured runs"
         if self.effective <= self.read_anywhere:
-            return f"extrapolated: at this size the reference has read {self.read:,} at most"
-        return f"extrapolated: the reference has read {self.read_anywhere:,} at most"
+            return f"extrapolated: {self.read:,} at most at this size"
+        return f"extrapolated: {self.read_anywhere:,} at most at any size"
 
 
 def savings(study: LanguageStudy, reference: Fit) -> list[Saving]:

@@ -36,16 +36,16 @@ def test_effective_tokens_are_those_of_the_law(tmp_path: Path) -> None:
 
 def test_what_lies_beyond_the_runs_is_said(tmp_path: Path) -> None:
     kinds = {saving.run.label: saving.kind for saving in found(tmp_path / "a", Truth())}
-    assert set(kinds.values()) == {"within the reference's runs of this size"}
+    assert set(kinds.values()) == {"within measured runs"}
     far = {saving.run.label: saving for saving in found(tmp_path / "b", Truth(tau=(0.01, 0.3)))}
-    assert far["2x64 PreAlign: en 819,200, clone 8,192"].kind == "within the reference's runs of this size"
+    assert far["2x64 PreAlign: en 819,200, clone 8,192"].kind == "within measured runs"
     saving = far["4x128 PreAlign: en 819,200, clone 8,192"]
-    assert saving.kind == "extrapolated: at this size the reference has read 131,072 at most"
+    assert saving.kind == "extrapolated: 131,072 at most at this size"
     assert saving.by_interpolation is None
     farther = {saving.run.label: saving for saving in found(tmp_path / "c", Truth(tau=(0.01, 4.0)))}
     saving = farther["2x64 PreAlign: en 819,200, clone 8,192"]
     assert saving.effective > 1_048_576
-    assert saving.kind == "extrapolated: the reference has read 1,048,576 at most"
+    assert saving.kind == "extrapolated: 1,048,576 at most at any size"
 
 
 def test_a_loss_that_the_reference_never_has(tmp_path: Path) -> None:
