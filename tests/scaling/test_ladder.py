@@ -98,7 +98,7 @@ def test_some_sizes_alone() -> None:
         ({"runs": [{"methods": ["None"]}]}, "runs: methods: found 'None'; expected one of"),
         ({"runs": [{"tokens": {"fr": [1000]}}]}, "runs: tokens: found 'fr'; expected 'targets' or languages of"),
         ({"runs": [{"tokens": {"clone": [0]}}]}, "runs.0.tokens.clone.0: Input should be greater than or equal to 1"),
-        ({"sizes": {"b": ["model.layers=3"], "a": ["model.layers=2"]}, "runs": [{}]}, "sizes: found a ("),
+        ({"sizes": {"b": ["model.hidden_size=256"], "a": []}, "runs": [{}]}, "sizes: found a ("),
         ({"runs": []}, "runs: List should have at least 1 item"),
         ({"budgets": 3}, "budgets: Extra inputs are not permitted"),
     ],
