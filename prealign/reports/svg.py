@@ -12,6 +12,8 @@ COLOURS = ["#4c566a", "#d1495b", "#edae49", "#00798c", "#7b2cbf", "#2e933c"]
 WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 10, 38
 _GREY = "#667"
+_FEW_TICKS = 8
+"""Measured x that each have a label of their own."""
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _SCALE = ((247, 247, 242), (138, 196, 187), (0, 121, 140), (24, 51, 92))
 """Colours of a heat map from its lowest to its highest value."""
@@ -24,6 +26,20 @@ class Line:
     label: str
     points: Sequence[tuple[float, float]]
     colour: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Measured points with a line through or beside them, over an x in powers."""
+
+    label: str
+    colour: str
+    points: Sequence[tuple[float, float]]
+    """As dots."""
+    line: Sequence[tuple[float, float]] = ()
+    band: Sequence[tuple[float, float, float]] = ()
+    """(x, low, high)."""
     dashed: bool = False
 
 
@@ -92,6 +108,36 @@ def line_chart(
     for line in lines:
         places = [(_x(across, x), _y(up, y)) for x, y in line.points]
         parts.append(_stroke(places, line.colour, 1.8, "5 4" if line.dashed else ""))
+    return _svg(title, HEIGHT, parts)
+
+
+def log_chart(title: str, series: Sequence[Series], x_label: str, log_y: bool = False) -> str | None:
+    """Dots, lines and bands over an x in powers; None without two points. Bands end at the chart's edge, whose height
+    is that of points and lines."""
+    places = [place for one in series for place in (*one.points, *one.line) if math.isfinite(place[1])]
+    if len({x for x, _ in places}) < 2:
+        return None
+    across = Axis(min(x for x, _ in places) / 1.15, max(x for x, _ in places) * 1.15, log=True)
+    up = _vertical([y for _, y in places], log_y, floor=False)
+    measured = sorted({x for one in series for x, _ in one.points})
+    ticks = measured if 1 < len(measured) <= _FEW_TICKS else across.ticks()
+    parts = [_text(_x(across, x), HEIGHT - 22, short(x), "middle") for x in ticks]
+    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
+    for y in up.ticks():
+        parts.append(_stroke([(_LEFT, _y(up, y)), (WIDTH - _RIGHT, _y(up, y))], "#e3e3e8", 1))
+        parts.append(_text(_LEFT - 5, _y(up, y) + 4, short(y), "end"))
+    for one in series:
+        if one.band:
+            edge = [(x, high) for x, _, high in one.band] + [(x, low) for x, low, _ in reversed(one.band)]
+            listed = " ".join(f"{_x(across, x):.1f},{_y(up, max(y, up.low)):.1f}" for x, y in edge)
+            parts.append(f'<polygon points="{listed}" fill="{one.colour}" fill-opacity="0.15"/>')
+    for one in series:
+        if one.line:
+            drawn = [(_x(across, x), _y(up, y)) for x, y in one.line if math.isfinite(y)]
+            parts.append(_stroke(drawn, one.colour, 1.6, "5 4" if one.dashed else ""))
+        for x, y in one.points:
+            if math.isfinite(y):
+                parts.append(f'<circle cx="{_x(across, x):.1f}" cy="{_y(up, y):.1f}" r="3.2" fill="{one.colour}"/>')
     return _svg(title, HEIGHT, parts)
 
 

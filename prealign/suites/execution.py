@@ -52,7 +52,7 @@ def execute(plan: Plan, processes: Processes, max_minutes: float | None, say: Ca
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Keep other calls out of ``RESULTS/SCALE`` while this one works there. Raises `UserError`."""
-    taken = f"{folder}: another launchers/reproduce.py is at work there; wait for it, or choose another --results"
+    taken = f"{folder}: another launcher is at work there; wait for it, or choose another --results"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder, taken))

@@ -136,7 +136,8 @@ def expand(
         at = suite.scales[scale]
         for row in suite.rows_at(scale):
             variant = variants[row.variant]
-            changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), f"seed={seed}"]
+            changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), *row.overrides]
+            changes.append(f"seed={seed}")
             config = row.recipe or at.recipe
             training = _training(config, row.variant, seed, changes, overrides, folder)
             name = training.name

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from prealign.artefacts import open_artefact
+from prealign.config import Recipe
 from prealign.config.evaluation import EvaluationConfig
 from prealign.errors import UserError
 from prealign.files import write_atomically
@@ -89,6 +91,7 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
         "tokens_per_step": training.recipe.batch.global_batch_size * training.recipe.model.context,
         "account": {
             "text": run.account.text,
+            "available": _available(training.recipe),
             "targets": run.account.targets,
             "words": run.account.words,
             "tokens": run.account.tokens,
@@ -141,6 +144,15 @@ def _evaluation(training: Training) -> dict[str, Any]:
     if not files:
         raise UserError(f"{folder}: found no step-N.json; expected what launchers/evaluate.py writes")
     return json.loads(files[-1].read_text(encoding="utf-8"))
+
+
+def _available(recipe: Recipe) -> dict[str, int]:
+    """Tokens of each language's training text, of which a run that reads more reads some again. Empty where the data is
+    not there any more."""
+    folders = {name: recipe.data.dir / name for name in recipe.languages}
+    if not all(folder.is_dir() for folder in folders.values()):
+        return {}
+    return {name: open_artefact(folder, "token store").facts["train_tokens"] for name, folder in folders.items()}
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:

@@ -65,6 +65,8 @@ class Row(Section):
     scales: list[Scale] = [*SCALES]
     recipe: str | None = None
     """A base recipe of its own."""
+    overrides: list[str] = []
+    """Changes of its own, beside the variant's."""
     measure_with: list[str] = []
     """Changes of the recipe for the measurement alone."""
 
@@ -115,9 +117,9 @@ def load_suite(name: str) -> Suite:
     if not path.is_file():
         raise UserError(f"found suite '{name}'; expected one of {suite_names()}, 'all', or a YAML file")
     try:
-        suite = Suite.model_validate({"name": path.stem} | _mapping(path))
+        suite = Suite.model_validate({"name": path.stem} | yaml_mapping(path))
     except ValidationError as error:
-        raise UserError(_first_problem(path, error)) from None
+        raise UserError(first_problem(path, error)) from None
     known = load_variants()
     for row in suite.rows:
         if row.variant not in known:
@@ -131,12 +133,13 @@ def load_variants() -> dict[str, Variant]:
     """The variants by name. Raises `UserError`."""
     path = SUITES / "variants.yaml"
     try:
-        return {name: Variant.model_validate(value) for name, value in _mapping(path).items()}
+        return {name: Variant.model_validate(value) for name, value in yaml_mapping(path).items()}
     except ValidationError as error:
-        raise UserError(_first_problem(path, error)) from None
+        raise UserError(first_problem(path, error)) from None
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def yaml_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises `UserError`."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -146,7 +149,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def _first_problem(path: Path, error: ValidationError) -> str:
+def first_problem(path: Path, error: ValidationError) -> str:
+    """What is wrong first with the values of a file, in one line."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"]))
     return f"{path}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""How the loss of several methods scales: ladders of runs, fitted laws, predictions, target tokens saved."""
