@@ -64,10 +64,10 @@ def test_paths_in_the_text_are_there(name: str) -> None:
 
 
 WRITTEN = {
-    ".input_hashes.json", "cache.jsonl", "config.json", "facts.txt", "index.html", "lexicon.jsonl", "manifest.json", "metrics.jsonl",
-    "mine.py", "mine.yaml", "model.yaml", "pattern.txt", "predictions.json", "preprocess_data.py", "recipe.yaml", "results.json",
-    "special_tokens.json", "starts.jsonl", "text.txt", "tokenizer.json", "tokenizer_config.json",
-    "tutorial.yaml",
+    ".input_hashes.json", "cache.jsonl", "config.json", "facts.txt", "index.html", "lexicon.jsonl",
+    "manifest.json", "metrics.jsonl", "mine.py", "mine.yaml", "model.yaml", "pattern.txt", "predictions.json",
+    "preprocess_data.py", "recipe.yaml", "results.json", "special_tokens.json", "starts.jsonl", "text.txt",
+    "tokenizer.json", "tokenizer_config.json", "tutorial.yaml",
 }  # fmt: skip
 """Files that commands write, or the reader or another project has."""
 
