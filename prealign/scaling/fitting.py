@@ -25,6 +25,8 @@ _KEPT = 3
 """Of the minima at one delta, those that go on to the next."""
 _REPEATS = (0.25, 2)
 """A run repeats its text where it reads this much of it again; so many runs must, for R* to be fitted."""
+_APART = 1.05
+"""Ratio from which on two sizes or budgets are two."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def not_identifiable(form: Form, points: Points, methods: Sequence[str]) -> str 
     """Why runs cannot tell the parameters of a form, in words; None where they can."""
     count = len(Law(form, methods, 1.0, 1.0).names)
     for what, values in (("sizes", points.parameters), ("budgets", points.tokens)):
-        found = len(set(values.tolist()))
+        found = _different(values)
         if found < 3:
             return f"not identifiable: {found} {what} of 3"
     if form.repeats:
@@ -87,11 +89,20 @@ def not_identifiable(form: Form, points: Points, methods: Sequence[str]) -> str 
             return "not identifiable: no text of a source language"
         for number, method in enumerate(methods):
             own = points.at(points.method == number)
-            if len(set(own.source.tolist())) < 2:
+            if _different(own.source) < 2:
                 return f"not identifiable: all runs of {method} read as much of the source language"
     if len(points) <= count:
         return f"not fitted: {len(points)} runs for {count} parameters"
     return None
+
+
+def _different(values: np.ndarray) -> int:
+    """How many values there are that differ by more than what is left over of whole steps."""
+    kept: list[float] = []
+    for value in sorted(values.tolist()):
+        if not kept or value > _APART * kept[-1]:
+            kept.append(value)
+    return len(kept)
 
 
 def fit(form: Form, points: Points, methods: Sequence[str], seed: int = 1, draws: int = DRAWS) -> Fit:

@@ -79,8 +79,9 @@ def _saving(
 
 
 def _interpolated(run: LadderRun, of_size: Sequence[LadderRun], language: str) -> float | None:
-    """Straight between neighbours in loss over log tokens; runs that read as much of every other language."""
-    alike = [other for other in of_size if _rest(other, language) == _rest(run, language)]
+    """Straight between neighbours in loss over log tokens: runs of its seed with as much of every other language."""
+    rest = _rest(run, language)
+    alike = [other for other in of_size if other.seed == run.seed and _rest(other, language) == rest]
     curve = sorted((other.tokens[language], other.losses[language]) for other in alike)
     loss = run.losses[language]
     for (low, above), (high, below) in pairwise(curve):

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from prealign.reports.svg import Axis, Line, heat_map, line_chart, short
+from prealign.reports.svg import HEIGHT, Axis, Line, Series, heat_map, line_chart, log_chart, short
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -92,3 +92,16 @@ def test_many_layers_fit() -> None:
     height = float(re.split(" ", element.get("viewBox", ""))[3])
     assert height < 500
     assert 20 < len([text for text in element.iter("text") if (text.text or "").startswith("block")]) < 50
+
+
+def test_a_log_chart_labels_what_was_measured_and_ends_its_bands_at_the_edge() -> None:
+    points = [(8_192.0, 6.0), (16_384.0, 5.5), (32_768.0, 5.2)]
+    band = [(x, -1e9, y + 0.1) for x, y in points]
+    chart = log_chart("a & b", [Series("one", "#123456", points, points, band)], "tokens")
+    assert chart is not None
+    assert 'aria-label="a &amp; b"' in chart
+    assert chart.count("<circle") == 3
+    assert all(f">{label}<" in chart for label in ("8.19k", "16.4k", "32.8k"))
+    (polygon,) = re.findall(r'<polygon points="([^"]*)"', chart)
+    assert all(0 <= float(y) <= HEIGHT for _, y in (place.split(",") for place in polygon.split()))
+    assert log_chart("one point", [Series("one", "#123456", points[:1])], "tokens") is None

@@ -129,6 +129,8 @@ def test_what_runs_cannot_tell_is_said() -> None:
     fixed = runs.at((runs.source == 6e5) | (runs.method == 0))
     reason = not_identifiable(TRANSFER, fixed, METHODS)
     assert reason == "not identifiable: all runs of PreAlign read as much of the source language"
+    nearly = replace(fixed, source=fixed.source * np.linspace(1, 1.01, len(fixed)))  # whole steps differ
+    assert not_identifiable(TRANSFER, nearly, METHODS) == reason
     two = runs.at(runs.parameters < 1.5e6)
     assert not_identifiable(CHINCHILLA, two, METHODS) == "not identifiable: 2 sizes of 3"
     few = runs.at(np.array([0, 20, 40, 50, 60]))
