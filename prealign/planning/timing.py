@@ -167,16 +167,9 @@ def _communication(
     aligning: float,
 ) -> tuple[float, float]:
     """Seconds of a step that are exposed, and hidden."""
-    exposed = hidden = 0.0
-
-    def beside(seconds: float, room: float) -> None:
-        nonlocal exposed, hidden
-        covered = min(seconds, max(0.0, room))
-        hidden += covered
-        exposed += seconds - covered + _CONTENTION * covered
-
     tensor = _tensor_seconds(work, layout, cluster, passes, share)
-    beside(tensor, passes * plain.products if layout.megatron else 0.0)
+    # seconds of communication, and of the computation that there is room beside
+    parts = [(tensor, passes * plain.products if layout.megatron else 0.0)]
     ranks, stride = layout.state_size(cluster.gpus), layout.tensor_size
     weights = parameters * layout.itemsize
     gradients = parameters * layout.reduced_itemsize
@@ -185,22 +178,25 @@ def _communication(
         every = 2 * cluster.gather_seconds(weights, ranks, stride) + cluster.gather_seconds(gradients, ranks, stride)
         first = every / 3 / max(1, work.model.layers)  # the first block's weights nothing can hide
         latency = 3 * work.model.layers * LATENCY if ranks > 1 else 0.0
-        exposed += passes * first
-        beside(passes * (every - first + latency), computing if layout.overlap else 0.0)
+        parts.append((passes * first, 0.0))
+        parts.append((passes * (every - first + latency), computing if layout.overlap else 0.0))
     else:
         reductions = passes if layout.zero_stage == 2 else 1.0
-        beside(
-            reductions * cluster.reduce_seconds(gradients, ranks, stride),
-            reductions * backward if layout.overlap else 0.0,
-        )
+        # what adds up in fp32 our engine exchanges when the passes are over
+        ours = layout.wide_gradients is None and layout.accumulates_wide(work.sequences, cluster.gpus)
+        overlaps = layout.overlap and not (layout.zero_stage == 1 and ours)
+        reducing = reductions * cluster.reduce_seconds(gradients, ranks, stride)
+        parts.append((reducing, reductions * backward if overlaps else 0.0))
         if layout.zero_stage:
-            exposed += cluster.gather_seconds(weights, ranks, stride)
+            parts.append((cluster.gather_seconds(weights, ranks, stride), 0.0))
     if work.words:
         vectors = work.words * work.model.hidden_size * layout.itemsize
         layer = cluster.gather_seconds(vectors, ranks, stride)
-        exposed += share * 2 * layer  # of the first layer, forward and backward; the others travel meanwhile
-        beside(share * 2 * (work.aligned_layers - 1) * layer, aligning)
-    return exposed, hidden
+        # of the first layer, forward and backward; the others travel meanwhile
+        parts.append((share * 2 * layer, 0.0))
+        parts.append((share * 2 * (work.aligned_layers - 1) * layer, aligning))
+    hidden = sum(min(seconds, max(0.0, room)) for seconds, room in parts)
+    return sum(seconds for seconds, _ in parts) - hidden + _CONTENTION * hidden, hidden
 
 
 def _tensor_seconds(work: Workload, layout: Layout, cluster: Cluster, passes: float, share: float) -> float:

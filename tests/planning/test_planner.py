@@ -67,7 +67,10 @@ def test_every_stage_divides_its_batch() -> None:
 
 def test_the_recipes_own_batch() -> None:
     loads, layouts, cluster = parts("real_1p3b", 512, "h100")
-    with pytest.raises(UserError, match=r"global_batch_size=1024 and micro_batch_size=16 on 512 groups"):
+    planned = run_cost(loads, layouts, cluster, rates_of(cluster.device))
+    assert [stage.layout.micro_batch_size for stage in planned.stages] == [2, 2]  # the recipe's 16, at most
+    loads, layouts, cluster = parts("real_1p3b", 48, "h100")
+    with pytest.raises(UserError, match=r"align: found global_batch_size=1024 on 48 groups of ranks; expected a multi"):
         run_cost(loads, layouts, cluster, rates_of(cluster.device))
     with pytest.raises(UserError, match=r"tensor_parallel_size=2 x sequence_parallel_size=1 on 7 GPUs"):
         replace(layouts[0], tensor_size=2).data_size(7)
