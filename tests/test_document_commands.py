@@ -38,6 +38,7 @@ NOT_RUN = {
     r"launchers/gpu_check\.py": "needs a GPU",
     r"launchers/pretrain\.py --config real_": "needs the text of that recipe, gigabytes of it",
     r"launchers/reproduce\.py (?!.*(--list|--page))": "trains for an hour; see tests/launchers/test_reproduce.py",
+    r"launchers/scaling\.py (?!.*(--list|--page))": "trains for an hour; see tests/launchers/test_scaling.py",
     r"launchers/translate\.py (?!.*--dry-run)": "asks a paid endpoint; see tests/lexicon/test_llm_command.py",
     r"^printf ": "writes a list of machines",
 }
