@@ -20,7 +20,7 @@ from prealign.kernels.distributed import gather_rows, gathered_layers
 from prealign.kernels.pieces import make_piece
 from prealign.kernels.relations import Relations
 
-FEW_ANCHORS = 0.45
+FEW_FOR_SQUARE = 0.45
 """Below this share of anchors two pieces cost less than one: ``A W + W A`` against ``W W`` scores."""
 
 
@@ -72,7 +72,7 @@ def backward(
     own_numbers = torch.arange(begin, begin + own_count, device=lse.device)
     everyone = torch.arange(total, device=lse.device)
     all_anchors = _anchors(relations, 0, total, lse.dtype)
-    few = len(all_anchors) < FEW_ANCHORS * total
+    few = len(all_anchors) < FEW_FOR_SQUARE * total
     if few:
         anchors = _anchors(relations, begin, own_count, lse.dtype)
         piece = make_piece(relations, own_numbers[anchors], everyone, include_self, lse.dtype)

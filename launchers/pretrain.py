@@ -4,7 +4,7 @@
     python launchers/pretrain.py --config configs/enclone_demo.yaml 'stages=[pretrain]' codeswitch.ratio=0 name=joint
     python launchers/pretrain.py --config configs/enclone_demo.yaml --check
 
-SIGTERM, SIGUSR1 and SIGINT, to any rank, stop a run at the next forward pass with a checkpoint and exit code 75; a
+SIGTERM, SIGUSR1 and SIGINT, to any rank, stop a run within two forward passes, with a checkpoint and exit code 75; a
 user's mistake ends with 2, anything else that fails with 1.
 """
 

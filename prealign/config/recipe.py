@@ -184,7 +184,8 @@ class Recipe(Section):
     watchdog: WatchdogConfig = WatchdogConfig()
     log: LogConfig = LogConfig()
     loader_workers: Annotated[int, Field(ge=0)] = 2
-    """Data loading processes per rank; 0 loads in the training process."""
+    """Data loading processes per rank, and one more for words where a stage has any; 0 loads in the training
+    process."""
     deepspeed: dict[str, Any] = {}
     """Merged verbatim over the generated DeepSpeed configuration, but for what other keys of the recipe say."""
 
@@ -458,6 +459,12 @@ class Recipe(Section):
     def folder(self) -> Path:
         """The run folder."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether `deepspeed` puts the optimizer's state outside of the device."""
+        zero = self.deepspeed.get("zero_optimization") or {}
+        return (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
 
     def accumulation(self, dp_size: int) -> int:
         """Micro-batches per step and rank, where ``dp_size`` ranks, or groups of ranks, have rows of text of

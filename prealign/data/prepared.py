@@ -68,7 +68,8 @@ class PreparedData:
         if there != trained and not self.recipe.checkpoint.allow_changed_data:
             raise UserError(
                 f"{origin}: trained on data {trained[:12]}...; {self.recipe.data.dir} holds {there[:12]}...; give the "
-                f"data that it was trained on (data.dir=...), or set checkpoint.allow_changed_data=true"
+                f"data that it was trained on (data.dir=...), choose another run_dir, or set "
+                f"checkpoint.allow_changed_data=true"
             )
 
     def _fingerprint(self, extra_texts: bool) -> str:

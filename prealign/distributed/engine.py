@@ -56,12 +56,14 @@ def deepspeed_config(recipe: Recipe, dp_size: int) -> dict[str, Any]:
 
 def _gradient_types(recipe: Recipe, dp_size: int) -> dict[str, Any]:
     """fp32 for sums of bf16 gradients: over ranks, and over a step's micro-batches where it has several. DeepSpeed's
-    own choice is bf16 for both, whose 8 bits lose what is small beside the sum; without ZeRO it has no other for
-    micro-batches."""
+    own choice is bf16 for both, whose 8 bits lose what is small beside the sum. For micro-batches it has no other
+    without ZeRO, and with ZeRO 1 and 2 and an offloaded optimizer none that is of use: its sums would lie on the
+    device, and keep a gradient that is not finite for ever."""
     if recipe.parallel.precision != "bf16":
         return {}
     types: dict[str, Any] = {"communication_data_type": "fp32"}
-    if recipe.parallel.zero_stage > 0 and recipe.accumulation(dp_size) > 1:
+    stage = recipe.parallel.zero_stage
+    if recipe.accumulation(dp_size) > 1 and (stage == 3 or (stage > 0 and not recipe.offloads_optimizer)):
         types["data_types"] = {"grad_accum_dtype": "fp32"}
         types["bf16"] = {"immediate_grad_update": True}  # each gradient is added, and let go, as soon as it is there
     return types
@@ -108,11 +110,13 @@ def initialise_engine(
     model: nn.Module, recipe: Recipe, world: World, learning_rate: Callable[[int], float]
 ) -> deepspeed.DeepSpeedEngine:
     """Any model with the recipe's optimizer, batch sizes and layout; ``learning_rate`` as in `build_engine`."""
-    with contextlib.redirect_stdout(io.StringIO()):  # a bf16 optimizer prints how much memory is in use, in 18 lines
+    config = deepspeed_config(recipe, world.dp_size)
+    talks = recipe.parallel.zero_stage == 1 and "data_types" in config  # its optimizer prints memory use, in 18 lines
+    with contextlib.redirect_stdout(io.StringIO()) if talks else contextlib.nullcontext():
         engine, _, _, _ = deepspeed.initialize(
             model=model,
             model_parameters=_parameter_groups(model),
-            config=deepspeed_config(recipe, world.dp_size),
+            config=config,
             lr_scheduler=lambda optimizer: _schedule(optimizer, learning_rate),
             dist_init_required=False,
         )

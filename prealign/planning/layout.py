@@ -18,7 +18,7 @@ class Layout:
     """``zero_stage`` to ``micro_batch_size`` as in the recipe. ``recompute``, ``recompute_words``: every so many-th
     block is recomputed in passes of text and of words; None: no block. ``wide_gradients``: they add up in fp32, over
     micro-batches and ranks; None: as `prealign.distributed.engine` has it (`accumulates_wide`).
-    ``overlap``: ZeRO reduces them beside the backward pass. ``bucket``: elements that ZeRO reduces at a time.
+    ``wide_exchange``: ranks exchange gradients in fp32. ``overlap``: ZeRO reduces them beside the backward pass. ``bucket``: elements that ZeRO reduces at a time.
     ``offload``: the optimizer's state lies in host memory. ``megatron``: tensor ranks split embeddings, head and norms
     as well and exchange beside products, as Megatron-LM's and nanotron's do and ours do not: for times of theirs."""
 
@@ -30,6 +30,7 @@ class Layout:
     recompute_words: int | None
     bf16: bool = True
     wide_gradients: bool | None = None
+    wide_exchange: bool = True
     overlap: bool = False
     bucket: int = 500_000_000
     offload: bool = False
@@ -55,7 +56,8 @@ class Layout:
             wide_gradients={"fp32": True, "bf16": False}.get(accumulated) if accumulated is not None else None,
             overlap=parallel.zero_stage == 3 if overlap is None else bool(overlap),
             bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
-            offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+            wide_exchange=recipe.deepspeed.get("communication_data_type") in (None, "fp32"),
+            offload=recipe.offloads_optimizer,
             compile=stage.compile,
         )
 
@@ -68,12 +70,13 @@ class Layout:
         """Whether the micro-batches of a step of so many ``sequences`` add up in a buffer of fp32 beside bf16."""
         if self.wide_gradients is not None:
             return self.bf16 and self.wide_gradients
-        return self.bf16 and self.zero_stage > 0 and sequences > self.micro_batch_size * self.data_size(gpus)
+        has_sums = self.zero_stage == 3 or (self.zero_stage > 0 and not self.offload)
+        return self.bf16 and has_sums and sequences > self.micro_batch_size * self.data_size(gpus)
 
     @property
     def reduced_itemsize(self) -> int:
         """Bytes of a gradient that ranks exchange."""
-        return self.itemsize if self.wide_gradients is False else 4
+        return 4 if self.wide_exchange else self.itemsize
 
     def data_size(self, gpus: int) -> int:
         """Ranks, or groups of ranks, with rows of their own. Raises `UserError`."""

@@ -183,8 +183,8 @@ def _communication(
     else:
         reductions = passes if layout.zero_stage == 2 else 1.0
         # what adds up in fp32 our engine exchanges when the passes are over
-        ours = layout.wide_gradients is None and layout.accumulates_wide(work.sequences, cluster.gpus)
-        overlaps = layout.overlap and not (layout.zero_stage == 1 and ours)
+        late = layout.zero_stage == 1 and not layout.megatron and layout.accumulates_wide(work.sequences, cluster.gpus)
+        overlaps = layout.overlap and not late
         reducing = reductions * cluster.reduce_seconds(gradients, ranks, stride)
         parts.append((reducing, reductions * backward if overlaps else 0.0))
         if layout.zero_stage:

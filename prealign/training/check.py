@@ -13,7 +13,7 @@ from prealign.data.word_batches import table_rows
 from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
-from prealign.training.plan import Account, StagePlan, budgets, plan_of, stretches_of
+from prealign.training.plan import Account, StagePlan, budgets, micro_batch_note, plan_of, stretches_of
 from prealign.training.run import check_same_run, first_weights, pretrain_start
 from prealign.training.space import check_space
 from prealign.training.words import check_word_lengths, with_words_per_step, word_batches, word_tokens
@@ -33,7 +33,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     parallel = recipe.parallel
     groups = dp_size(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
     for name in recipe.stages:
-        _say_step(stage_of(recipe, name, groups), groups, ranks, say)
+        _say_step(stage_of(recipe, name, groups), recipe, groups, ranks, say)
     check_same_run(recipe, coverage)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
@@ -52,7 +52,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     say("all checks passed; nothing was trained")
 
 
-def _say_step(stage: Stage, groups: int, ranks: int, say: Callable[[str], None]) -> None:
+def _say_step(stage: Stage, asked: Recipe, groups: int, ranks: int, say: Callable[[str], None]) -> None:
     recipe = stage.recipe
     batch, context = recipe.batch, recipe.model.context
     accumulation = recipe.accumulation(groups)
@@ -61,6 +61,9 @@ def _say_step(stage: Stage, groups: int, ranks: int, say: Callable[[str], None])
         f"{context} tokens x {accumulation} micro-batches x "
         + (f"{ranks} ranks" if groups == ranks else f"{groups} groups of {ranks // groups} ranks")
     )
+    note = micro_batch_note(stage, asked, groups)
+    if note is not None:
+        say(f"  {note}")
 
 
 def _say_plan(stage: Stage, data: PreparedData, plan: StagePlan, say: Callable[[str], None]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from prealign.config import Recipe
 from prealign.config.recipe import StageName
+from prealign.config.stage import Stage
 from prealign.config.texts import ShareConfig
 from prealign.data.mixture import Mixture, Phase, apportion
 from prealign.errors import UserError
@@ -217,3 +218,15 @@ def _whole_steps(recipe: Recipe, windows: int) -> int:
             f"align.fraction, which shares the text between the stages"
         )
     return steps
+
+
+def micro_batch_note(stage: Stage, recipe: Recipe, dp_size: int) -> str | None:
+    """What to say where a rank's share of the step has no divisor near the recipe's `batch.micro_batch_size`."""
+    taken, asked = stage.recipe.batch.micro_batch_size, recipe.batch.micro_batch_size
+    share = stage.recipe.batch.global_batch_size // dp_size
+    if 2 * taken >= min(asked, share):
+        return None
+    return (
+        f"{stage.name}: warning: {taken} sequences a forward pass, as no larger number up to batch.micro_batch_size="
+        f"{asked} divides a rank's {share}; another global_batch_size would be faster"
+    )

@@ -24,7 +24,7 @@ from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
 from prealign.training.metrics import MetricsLog
 from prealign.training.operations import Operations
-from prealign.training.plan import Account, StagePlan, align_plan, plan_of, pretrain_plan
+from prealign.training.plan import Account, StagePlan, align_plan, micro_batch_note, plan_of, pretrain_plan
 from prealign.training.run_lock import only_run
 from prealign.training.space import check_writable
 from prealign.training.stage import Evaluate, Hook, StageContext, StageRun
@@ -82,8 +82,10 @@ def run_stages(
     folder = recipe.folder
     left = [name for name in names if read_state(folder / name / "weights") is None]
     stages = [stage_of(recipe, name, world.dp_size) for name in left]
-    for stage in stages:
-        stage.recipe.accumulation(world.dp_size)
+    notes = [micro_batch_note(stage, recipe, world.dp_size) for stage in stages]
+    for note in notes if world.is_first else []:
+        if note is not None:
+            say(note)
     if left == list(STAGES):
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))

@@ -42,7 +42,7 @@ class StopRequests:
             stop = self.received
         else:
             stop = self._answer is not None and self._answer()
-            self._answer = self._world.ask_any(self.received)
+            self._answer = None if stop else self._world.ask_any(self.received)
         if stop:
             raise Interrupted
 

@@ -333,12 +333,12 @@ class StageRun:
             on_worker_start=ignore_signals,
         )
 
-    def _step_words(self) -> Iterator[StepWords]:
+    def _step_words(self) -> Generator[StepWords]:
         if self.stage.word_steps is None:
-            return iter(())
+            return
         batches, left = word_batches(self.stage, self.context.data), range(self.step, self.last)
         steps = [step for step in self._word_steps if step in left]
-        return step_words(batches, self.world, steps, self.recipe.loader_workers, ignore_signals)
+        yield from step_words(batches, self.world, steps, self.recipe.loader_workers, ignore_signals)
 
     @contextmanager
     def _checkpoint_on_interrupt(self) -> Iterator[None]:
@@ -361,6 +361,7 @@ class StageRun:
             raise
         finally:
             self._micro_batch_iterator.close()  # loader processes end here, not when this object is collected
+            self._words.close()
 
     def _finish(self) -> bool:
         finished = self.step == self.plan.steps

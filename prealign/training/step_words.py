@@ -1,6 +1,6 @@
 """The words of a stage's steps as the model takes them, drawn and planned a step ahead in a loading process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from torch.utils.data import DataLoader, Dataset
@@ -48,7 +48,7 @@ def step_words(
     steps: Sequence[int],
     workers: int,
     on_worker_start: Callable[[int], None] | None = None,
-) -> Iterator[StepWords]:
+) -> Generator[StepWords]:
     """Words of ``steps``, in order; ``workers`` 0: drawn when they are asked for, else in a process of their own (one:
     the drawing of a step is not divided)."""
     loader = DataLoader(
@@ -61,4 +61,4 @@ def step_words(
         worker_init_fn=on_worker_start,
         multiprocessing_context="fork" if workers else None,  # the lexicon is shared, not copied
     )
-    return iter(loader)
+    yield from loader

@@ -5,6 +5,7 @@ import pytest
 from prealign.config import load_recipe
 from prealign.config.stage import STAGES, stage_of
 from prealign.errors import UserError
+from prealign.training.plan import micro_batch_note
 
 ON_CLUSTERS = ["real_150m", "real_400m", "real_1p3b", "real_2p7b", "real_6p7b", "real_13b", "llama_1p3b"]
 
@@ -19,6 +20,20 @@ def test_micro_batches_follow_the_ranks(name: str, ranks: int) -> None:
         assert batch.micro_batch_size <= recipe.batch.micro_batch_size
         passes = stage.recipe.accumulation(groups)
         assert passes * batch.micro_batch_size * groups == batch.global_batch_size
+
+
+def test_few_rows_a_pass_are_said() -> None:
+    recipe = load_recipe("real_1p3b", ["batch.global_batch_size=1016"])
+    note = micro_batch_note(stage_of(recipe, "pretrain", 8), recipe, 8)
+    assert note is not None
+    assert (
+        "1 sequences a forward pass, as no larger number up to batch.micro_batch_size=16 divides a rank's 127" in note
+    )
+    for ranks in (1, 8, 512):
+        assert (
+            micro_batch_note(stage_of(load_recipe("real_1p3b"), "pretrain", ranks), load_recipe("real_1p3b"), ranks)
+            is None
+        )
 
 
 def test_more_ranks_than_sequences_are_refused() -> None:

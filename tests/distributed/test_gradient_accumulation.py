@@ -26,6 +26,7 @@ def gradient(rank: int, ranks: int, layouts: list[tuple[Layout, int, dict[str, A
         batch = recipe.batch.model_copy(update={"global_batch_size": ROWS, "micro_batch_size": micro_batch_size})
         recipe = recipe.model_copy(update={"batch": batch, "deepspeed": section})
         engine = engine_of(recipe, world)
+        assert engine.communication_data_type == (torch.bfloat16 if section else torch.float32)
         context = recipe.model.context
         rows = torch.randint(0, recipe.vocab_size, (ROWS, context + 1), generator=torch.Generator().manual_seed(5))
         micro = rows.chunk(ranks)[rank].split(micro_batch_size)
