@@ -26,14 +26,10 @@ def test_few_rows_a_pass_are_said() -> None:
     recipe = load_recipe("real_1p3b", ["batch.global_batch_size=1016"])
     note = micro_batch_note(stage_of(recipe, "pretrain", 8), recipe, 8)
     assert note is not None
-    assert (
-        "1 sequences a forward pass, as no larger number up to batch.micro_batch_size=16 divides a rank's 127" in note
-    )
-    for ranks in (1, 8, 512):
-        assert (
-            micro_batch_note(stage_of(load_recipe("real_1p3b"), "pretrain", ranks), load_recipe("real_1p3b"), ranks)
-            is None
-        )
+    assert "1 sequences a forward pass, as no larger number up to batch.micro_batch_size=16" in note
+    assert "divides a rank's 127" in note
+    whole = load_recipe("real_1p3b")
+    assert not any(micro_batch_note(stage_of(whole, "pretrain", ranks), whole, ranks) for ranks in (1, 8, 512))
 
 
 def test_more_ranks_than_sequences_are_refused() -> None:

@@ -75,9 +75,9 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
 
 
 def test_a_recipe_that_does_not_start_gets_a_layout() -> None:
-    code, out, error = plan("--config", "real_1p3b", "--gpus", "512")
+    code, out, error = plan("--config", "real_1p3b", "--gpus", "16", "batch.global_batch_size=1000")
     assert code == 0, error
-    assert "as the recipe has it: does not start: batch: found global_batch_size=1024" in out
+    assert "as the recipe has it: does not start: align: found global_batch_size=1000 on 16 groups of ranks" in out
     assert "recommended: ZeRO" in out
 
 
