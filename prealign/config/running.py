@@ -17,8 +17,9 @@ class ParallelConfig(Section):
     """DeepSpeed ZeRO: 1 shards the optimizer's state over the ranks, 2 gradients too, 3 weights too; 0 nothing."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Of weights in the forward and backward pass; the optimizer keeps fp32 weights in any case, and gradients add up
-    in fp32 over ranks and micro-batches (with `zero_stage: 0` in bf16 over the latter; DeepSpeed's own choice, bf16
-    for both, is `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`)."""
+    in fp32 over ranks and micro-batches (over the latter in bf16 with `zero_stage: 0`, and with 1 or 2 and an offloaded
+    optimizer; DeepSpeed's own choice, bf16 for both, is
+    `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`)."""
     tensor_parallel_size: Count = 1
     """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
     node. The embeddings and the LM head are not split."""
