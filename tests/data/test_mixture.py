@@ -72,6 +72,7 @@ def mixtures(draw: st.DrawFn) -> Mixture:
     return Mixture(tuple(phases))
 
 
+@pytest.mark.long
 @given(mixtures(), st.data())
 @settings(max_examples=80, deadline=None)
 def test_the_stream_is_the_literal_one(mixture: Mixture, data: st.DataObject) -> None:
@@ -94,6 +95,7 @@ def test_small_sources_before_a_short_last_block() -> None:
     assert number[source == 0].max() == 4093
 
 
+@pytest.mark.long
 def test_offsets_spread_single_samples() -> None:
     """A source with one sample in the phase is found early in some phases and late in others."""
     first = []

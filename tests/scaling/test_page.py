@@ -9,6 +9,7 @@ from prealign.scaling.study import LanguageStudy
 from tests.scaling.ladders import Truth, demo_plan, fill
 
 
+@pytest.mark.long
 def test_the_page(tmp_path: Path) -> None:
     ladder, plan = demo_plan(tmp_path)
     measured = fill(ladder, plan, Truth(limit=4.0), 0.003)

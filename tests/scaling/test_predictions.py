@@ -15,6 +15,7 @@ from tests.scaling.ladders import Truth, demo_plan, fill
 SMALLER = ["2x32", "2x64", "3x96"]
 
 
+@pytest.mark.long
 def test_predictions_are_written_before_and_compared_after(tmp_path: Path) -> None:
     ladder, plan = demo_plan(tmp_path)
     truth = Truth(limit=4.0)
@@ -45,6 +46,7 @@ def test_predictions_are_written_before_and_compared_after(tmp_path: Path) -> No
     assert read_predictions(plan.folder / FILE) == made
 
 
+@pytest.mark.long
 def test_held_out_runs_do_not_bear_on_what_predicts_them(tmp_path: Path) -> None:
     ladder, plan = demo_plan(tmp_path)
     without = LanguageStudy(fill(ladder, plan, Truth(), 0.003, sizes=SMALLER), "clone", 2).tests()

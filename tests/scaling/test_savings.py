@@ -34,6 +34,7 @@ def test_effective_tokens_are_those_of_the_law(tmp_path: Path) -> None:
     assert not between["2x64 PreAlign: en 409,600, clone 16,384"]  # with as little English there is one run
 
 
+@pytest.mark.long
 def test_what_lies_beyond_the_runs_is_said(tmp_path: Path) -> None:
     kinds = {saving.run.label: saving.kind for saving in found(tmp_path / "a", Truth())}
     assert set(kinds.values()) == {"within measured runs"}

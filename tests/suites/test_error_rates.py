@@ -80,6 +80,7 @@ def decided(order: Order) -> bool:
     return order.verdict in ("agrees", "disagrees")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize(("name", "better"), [("table2", "Joint + align init"), ("figure4", "PreAlign without CS")])
 def test_wrong_verdicts_are_as_rare_as_the_page_says(name: str, better: str, seeds: int) -> None:

@@ -46,6 +46,7 @@ def test_what_changes_nothing_in_the_align_stage_shares_it() -> None:
     assert len({parents[name] for name in ("prealign", "beta_25", "beta_50", "beta_75")}) == 4
 
 
+@pytest.mark.long
 def test_names_stay_whatever_is_asked_for_together() -> None:
     every = plan_of(*suite_names())
     alone = {name: measurement for name in suite_names() for name, measurement in plan_of(name).cells.items()}
