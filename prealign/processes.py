@@ -1,7 +1,9 @@
 """Processes of this machine: work on all cores, results in order, memory bounded; a free port."""
 
+import contextlib
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -17,6 +19,8 @@ from typing import Any, TypeVar
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_PORTS = range(20_000, 32_000)
+
 _work: Callable | None = None  # of a child process: what it was forked with
 
 
@@ -28,10 +32,14 @@ def cores() -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that nobody listens on now, below those that systems give to outgoing connections: one of
+    these could be taken again before it is used. Raises `OSError` where a hundred are in use."""
+    for _ in range(100):
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"found no free port from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
