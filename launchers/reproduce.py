@@ -11,7 +11,6 @@ page beside them. SIGTERM, SIGUSR1 and SIGINT stop the current run with a checkp
 75; a run that failed leaves the others alone and ends in exit code 1.
 """
 
-import sys
 from pathlib import Path
 
 from prealign.config.command_line import command_line
@@ -37,9 +36,8 @@ def main() -> None:
     parser.add_argument("--max-minutes", type=float, metavar="N", help="start no new run after N minutes")
     arguments = parser.parse_intermixed_args()
 
-    from prealign.suites.execution import claimed, execute
+    from prealign.suites.execution import Outcome, leave, work_on
     from prealign.suites.expansion import expand
-    from prealign.suites.launching import Processes, default_launcher
     from prealign.suites.listing import plan_lines
     from prealign.suites.page import write_figures, write_page
 
@@ -56,31 +54,18 @@ def main() -> None:
         return
 
     page = plan.folder / f"{'all' if 'all' in names else '-'.join(suite.name for suite in suites)}.html"
-    failed: dict[str, str] = {}
-    waiting: list[str] = []
+    outcome = Outcome()
     try:
         if not arguments.page:
-            launcher = arguments.launcher if arguments.launcher is not None else default_launcher()
-            with claimed(plan.folder), Processes(launcher, Path(__file__).parent) as processes:
-                outcome = execute(plan, processes, arguments.max_minutes, _say)
-                failed, waiting = outcome.failed, outcome.not_started
+            outcome = work_on(plan, arguments.launcher, Path(__file__).parent, arguments.max_minutes)
     except Interrupted:
         write_page(plan, page)
         raise
-    print(*write_page(plan, page, failed), sep="\n")
+    print(*write_page(plan, page, outcome.failed), sep="\n")
     print(f"\npage: {page}")
     for path in write_figures(plan, arguments.figures) if arguments.figures is not None else []:
         print(f"figure: {path}")
-    if waiting:
-        print(f"not started within {arguments.max_minutes:g} minutes: {', '.join(waiting)}")
-    for name, line in failed.items():
-        print(f"failed: {name}: {line}", file=sys.stderr)
-    if failed:
-        sys.exit(1)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    leave(outcome, arguments.max_minutes)
 
 
 if __name__ == "__main__":

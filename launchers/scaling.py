@@ -11,7 +11,6 @@ RESULTS/SCALE/RUN.json, the page is RESULTS/SCALE/scaling.html. --predict writes
 largest to RESULTS/SCALE/predictions.json; the page sets what was measured later beside it.
 """
 
-import sys
 from pathlib import Path
 
 from prealign.config.command_line import command_line
@@ -46,8 +45,7 @@ def main() -> None:
     from prealign.scaling.page import write_page
     from prealign.scaling.plan import of_sizes, plan_of
     from prealign.scaling.predictions import FILE, predict
-    from prealign.suites.execution import claimed, execute
-    from prealign.suites.launching import Processes, default_launcher
+    from prealign.suites.execution import Outcome, leave, work_on
     from prealign.suites.listing import plan_lines
 
     ladder = load_ladder(arguments.ladder or arguments.scale)
@@ -63,25 +61,12 @@ def main() -> None:
         return
 
     page = whole.folder / "scaling.html"
-    failed: dict[str, str] = {}
-    waiting: list[str] = []
+    outcome = Outcome()
     if not arguments.page:
-        launcher = arguments.launcher if arguments.launcher is not None else default_launcher()
-        with claimed(plan.folder), Processes(launcher, Path(__file__).parent) as processes:
-            outcome = execute(plan, processes, arguments.max_minutes, _say)
-            failed, waiting = outcome.failed, outcome.not_started
-    print(*write_page(whole, measured(whole, ladder), page, failed, arguments.draws), sep="\n")
+        outcome = work_on(plan, arguments.launcher, Path(__file__).parent, arguments.max_minutes)
+    print(*write_page(whole, measured(whole, ladder), page, outcome.failed, arguments.draws), sep="\n")
     print(f"\npage: {page}")
-    if waiting:
-        print(f"not started within {arguments.max_minutes:g} minutes: {', '.join(waiting)}")
-    for name, line in failed.items():
-        print(f"failed: {name}: {line}", file=sys.stderr)
-    if failed:
-        sys.exit(1)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    leave(outcome, arguments.max_minutes)
 
 
 if __name__ == "__main__":

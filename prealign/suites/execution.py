@@ -1,6 +1,7 @@
 """Run a plan: what is not prepared, trained or measured yet, one command after another."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from prealign.distributed.weights import read_state
 from prealign.errors import UserError
 from prealign.files import locked
 from prealign.suites.expansion import Measurement, Plan, Training
-from prealign.suites.launching import Failed, Processes
+from prealign.suites.launching import Failed, Processes, default_launcher
 from prealign.suites.results import missing_measures, result_path, write_result
 
 
@@ -47,6 +48,24 @@ def execute(plan: Plan, processes: Processes, max_minutes: float | None, say: Ca
             outcome.failed[measurement.name] = str(error)
             say(f"failed: {measurement.name}: {error}")
     return outcome
+
+
+def work_on(plan: Plan, launcher: str | None, launchers: Path, max_minutes: float | None) -> Outcome:
+    """`execute` with processes that ``launcher`` starts (None: the usual one) from the folder ``launchers``, saying on
+    the terminal what it does. Raises `UserError` and `prealign.errors.Interrupted`."""
+    chosen = launcher if launcher is not None else default_launcher()
+    with claimed(plan.folder), Processes(chosen, launchers) as processes:
+        return execute(plan, processes, max_minutes, lambda line: print(line, flush=True))
+
+
+def leave(outcome: Outcome, max_minutes: float | None) -> None:
+    """Say what is missing, and end with exit code 1 where something failed."""
+    if outcome.not_started:
+        print(f"not started within {max_minutes:g} minutes: {', '.join(outcome.not_started)}")
+    for name, line in outcome.failed.items():
+        print(f"failed: {name}: {line}", file=sys.stderr)
+    if outcome.failed:
+        sys.exit(1)
 
 
 @contextlib.contextmanager
