@@ -16,7 +16,7 @@ from pathlib import Path
 from prealign.config.command_line import command_line
 from prealign.config.paths import path_argument
 from prealign.errors import Interrupted, UserError, run
-from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names
+from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names, suites_at
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     names = [word for word in words if "=" not in word]
     if not names:
         raise UserError(f"found no suite; expected names of {suite_names()}, or 'all'")
-    chosen = suite_names() if "all" in names else list(dict.fromkeys(names))
+    chosen = suites_at(arguments.scale) if "all" in names else list(dict.fromkeys(names))
     suites = [load_suite(name) for name in chosen]
     plan = expand(suites, load_variants(), arguments.scale, arguments.results, overrides)
     if arguments.list:

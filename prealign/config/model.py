@@ -92,7 +92,11 @@ class ModelConfig(Section):
     """`random`: as GPT-2's. `perfect_clone` copies the original's embedding rows, input and output, to its clones.
     ``hf:FOLDER`` takes the weights of a Hugging Face checkpoint, on which the run's first stage goes on
     (`launchers/import_hf.py` writes the keys that fit it); rows that it lacks, of clones or padding, start at the mean
-    of those that it has."""
+    of those that it has, and those of `data.tokenizer.extension` as `new_rows` says."""
+    new_rows: Literal["pieces", "translations"] = "pieces"
+    """What embedding and LM head have at first for tokens that a checkpoint's tokenizer lacks. `pieces`: the mean of
+    the rows of the tokens that it cuts them into. `translations`: where the token is a word of the alignment table, the
+    mean over its source words of the mean of their rows, else as `pieces`."""
     vocab_multiple: Count = 128
     """The embedding tables are padded to a multiple of this many rows."""
     reset_at_document: bool = False

@@ -29,6 +29,8 @@ _TAKEN = {
     "llm",
 }  # fmt: skip
 """Folders under `data.dir` beside those of languages."""
+_MOST_PADDING = 1024
+"""Rows that an extended vocabulary may be padded by."""
 
 
 StageName = Literal["align", "pretrain"]
@@ -55,11 +57,20 @@ class MixtureConfig(Section):
     which runs with and without an align stage meet alike; phases count steps, so there only the total is the same."""
 
 
+class ExtensionConfig(Section):
+    """Tokens for languages that a given tokenizer was not made for, behind its own."""
+
+    tokens: Count
+    """How many; `vocab_size` counts them."""
+    languages: Annotated[list[str], Field(min_length=1)]
+    """The languages of whose text they are learned, by byte-pair merges of the tokens that are there."""
+
+
 class TokenizerConfig(Section):
     """Byte-level BPE: trained on the text, or given as tiktoken ranks."""
 
     vocab_size: Annotated[int, Field(ge=257)] = 50_000
-    """Byte-pair ranks plus the end-of-document token, which is the last id."""
+    """Byte-pair ranks plus the end-of-document token, which is the last id of a trained tokenizer."""
     ranks: ExpandedPath | None = None
     """A `.tiktoken` file (base64 token, rank), or a folder that `launchers/import_hf.py` wrote, to load in place of
     training."""
@@ -67,10 +78,30 @@ class TokenizerConfig(Section):
     """Pre-tokenizer regular expression; by default the folder's, or one that puts a token boundary at every word
     edge."""
     end_of_document: Annotated[int, Field(ge=0)] | None = None
-    """Id of the token that ends a document; by default the last one. `launchers/import_hf.py` says which it is."""
+    """Id of the token that ends a document; by default the last one, before those of `extension`.
+    `launchers/import_hf.py` says which it is."""
+    extension: ExtensionConfig | None = None
+    """Learn more tokens, for new languages, behind those of `ranks`; `model.new_rows` says what a checkpoint's
+    embedding gets for them."""
     training_bytes: Count = 50_000_000
     """Text per language that the tokenizer is trained on; where words are written without spaces, an eighth of it
     stands for the whole, to bound memory."""
+
+    @model_validator(mode="after")
+    def _extends_given_ranks(self) -> "TokenizerConfig":
+        if self.extension is None:
+            return self
+        if self.ranks is None:
+            raise ValueError(
+                "extension: found without ranks; expected the tokenizer to extend; one that is trained on the text is "
+                "trained on all languages of it"
+            )
+        if self.given_size <= 256:
+            raise ValueError(
+                f"extension.tokens: found {self.extension.tokens} of vocab_size={self.vocab_size}; expected vocab_size "
+                f"to be theirs and those of ranks, of which it leaves {self.given_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _end_is_a_token(self) -> "TokenizerConfig":
@@ -81,7 +112,12 @@ class TokenizerConfig(Section):
     @property
     def end_id(self) -> int:
         """Id of the token that ends a document."""
-        return self.vocab_size - 1 if self.end_of_document is None else self.end_of_document
+        return self.given_size - 1 if self.end_of_document is None else self.end_of_document
+
+    @property
+    def given_size(self) -> int:
+        """Tokens without those of `extension`."""
+        return self.vocab_size - (self.extension.tokens if self.extension is not None else 0)
 
 
 class DataConfig(Section):
@@ -219,6 +255,7 @@ class Recipe(Section):
                 )
         self._check_mixture()
         self._check_stores()
+        self._check_extension()
         self._check_parallel()
         self._check_evaluation()
         last = self.last_layer
@@ -254,6 +291,24 @@ class Recipe(Section):
                         f"{key}: found tokens, and languages.{clone}.clone_level: word, which rewrites text; expected "
                         f"clone_level: token, or text in files"
                     )
+
+    def _check_extension(self) -> None:
+        extension = self.data.tokenizer.extension
+        if extension is None:
+            return
+        if self.padded_vocab_size - self.vocab_size >= _MOST_PADDING > 0:
+            raise ValueError(
+                f"model.vocab_multiple: found {self.model.vocab_multiple:,} with data.tokenizer.extension, which pads "
+                f"{self.vocab_size:,} rows to {self.padded_vocab_size:,}; expected a small one, as 128 (a checkpoint's "
+                f"model.yaml has its own number of rows)"
+            )
+        for name in extension.languages:
+            text = self.languages[name].text if name in self.languages else None
+            if text is None or text.store:
+                raise ValueError(
+                    f"data.tokenizer.extension.languages: found '{name}'; expected languages of this recipe that have "
+                    f"text in files or on the hub"
+                )
 
     def _check_parallel(self) -> None:
         tensor, sequence = self.parallel.tensor_parallel_size, self.parallel.sequence_parallel_size

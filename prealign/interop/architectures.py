@@ -30,6 +30,7 @@ _CARRIED_OVER = {
     "vocab_multiple",
     "init",
     "init_std",
+    "new_rows",
     "reset_at_document",
     "attention",
 }

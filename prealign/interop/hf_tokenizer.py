@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign.errors import UserError
-from prealign.text.tokenizer import SpecialTokens, Tokenizer, byte_level_characters
+from prealign.text.tokenizer import SpecialTokens, Tokenizer, byte_level_characters, merged_parts
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the pre-tokenizer `ByteLevel` cuts by where it has no `Split` before it (Radford et al. 2019)."""
@@ -41,9 +41,9 @@ def read_tokenizer(path: Path, end: str | None = None) -> Tokenizer:
     return Tokenizer(ranks, pattern, SpecialTokens(ids, _end(path, ids, end)))
 
 
-def check_ranks(folder: Path, tokenizer: Tokenizer) -> None:
-    """Raise `UserError` where ``folder`` has a ``tokenizer.json`` whose ids stand for other tokens than those of the
-    prepared data, or is of a kind that we do not read."""
+def check_ranks(folder: Path, tokenizer: Tokenizer, below: int) -> None:
+    """Raise `UserError` where ``folder`` has a ``tokenizer.json`` whose ids stand for other tokens than the ids lower
+    than ``below`` of the prepared data, or is of a kind that we do not read."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return
@@ -53,7 +53,7 @@ def check_ranks(folder: Path, tokenizer: Tokenizer) -> None:
         theirs = _ranks(path, {n: token for n, token in content["model"]["vocab"].items() if n not in ids})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: found no vocabulary of byte-level BPE in it ({error!r}); download it again") from None
-    if theirs != tokenizer.ranks:
+    if theirs != {token: rank for token, rank in tokenizer.ranks.items() if rank < below}:
         same = sum(tokenizer.ranks.get(token) == rank for token, rank in theirs.items())
         raise UserError(
             f"data.tokenizer: the prepared data has another tokenizer than '{path}' ({same:,} of {len(theirs):,} ids "
@@ -152,7 +152,7 @@ def _check_merges(path: Path, ranks: dict[bytes, int], model: dict[str, Any], vo
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) == 1:
             continue
-        parts = _parts(token, ranks, rank)
+        parts = merged_parts(token, ranks, rank)
         if len(parts) > 2:  # no merge makes it: it is a piece of text as a whole, or never comes out
             if not model.get("ignore_merges"):
                 raise UserError(
@@ -166,21 +166,6 @@ def _check_merges(path: Path, ranks: dict[bytes, int], model: dict[str, Any], vo
                 f"ids; tiktoken would give other ids; this tokenizer cannot be imported"
             )
         last = found
-
-
-def _parts(token: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
-    """A token's bytes joined by tokens of ranks lower than ``below``, lowest first; at least two."""
-    parts = [token[place : place + 1] for place in range(len(token))]
-    while len(parts) > 2:
-        best, at = below, -1
-        for place in range(len(parts) - 1):
-            rank = ranks.get(parts[place] + parts[place + 1], below)
-            if rank < best:
-                best, at = rank, place
-        if at < 0:
-            break
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return parts
 
 
 def _end(path: Path, ids: dict[str, int], wanted: str | None) -> str:

@@ -10,6 +10,7 @@ from prealign.config import Recipe
 from prealign.errors import UserError
 from prealign.interop.architectures import architecture_of
 from prealign.interop.hf_config import HuggingFaceModel, check_model, check_rows, read_model
+from prealign.interop.new_rows import NewRows
 from prealign.model.initialisation import EMBEDDINGS, initial_value
 from prealign.objectives.joint import JointModel
 
@@ -25,13 +26,15 @@ class HuggingFaceWeights:
     """The first weights of a run. What is there is checked at once, from the heads of the files; `value` then reads
     what one parameter is made of, so that no more than that is in memory."""
 
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
-        """Raises `UserError` where folder and recipe do not fit."""
+    def __init__(self, folder: Path, recipe: Recipe, new_rows: NewRows | None = None) -> None:
+        """``new_rows``: of the tokens of `data.tokenizer.extension`. Raises `UserError` where folder and recipe do not
+        fit."""
         self.found = read_model(folder)
         check_model(self.found, recipe.model)
         _check_blocks(self.found, recipe)
-        check_rows(self.found, recipe.data.tokenizer.vocab_size)
+        check_rows(self.found, recipe.data.tokenizer.given_size)
         self._recipe = recipe
+        self._new_rows = new_rows
         self._architecture = architecture_of(recipe.model, self.found.rows)
         self._files = _Files(folder)
         self._files.check(self._expected_shapes(), tied=recipe.model.tied_embeddings)
@@ -58,20 +61,22 @@ class HuggingFaceWeights:
         return shapes
 
     def _with_new_rows(self, name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The table with the rows that our vocabulary has beside the checkpoint's: of clones the mean of its rows and
-        the noise of any initial weight, of padding the mean alone. A row at the mean takes no more than an average
-        token's share of the softmax (Hewitt 2021); one of zeros may take all of it."""
-        recipe = self._recipe
-        if self.found.vocab_blocks == 1 + len(recipe.clones):
+        """The table with the rows that our vocabulary has beside the checkpoint's: of new tokens what `NewRows` says,
+        of clones the mean of its rows and the noise of any initial weight, of padding the mean alone. A row at the mean
+        takes no more than an average token's share of the softmax (Hewitt 2021); one of zeros may take all of it."""
+        recipe, block = self._recipe, self._recipe.data.tokenizer.given_size
+        if self._new_rows is None and self.found.vocab_blocks == 1 + len(recipe.clones):
             first_new = min(self.found.rows, shape[0])
         else:
-            first_new = recipe.data.tokenizer.vocab_size
+            first_new = block
         if first_new == shape[0]:
             return value[: shape[0]].contiguous()
         table = initial_value(name, shape, recipe)
         table[recipe.vocab_size :] = 0.0
-        table += value[: recipe.data.tokenizer.vocab_size].mean(dim=0)
+        table += value[:block].mean(dim=0)
         table[:first_new] = value[:first_new]
+        if self._new_rows is not None:
+            table[block : block + self._new_rows.tokens] = self._new_rows.of(value[:block])
         return table
 
 
@@ -81,6 +86,11 @@ def _check_blocks(found: HuggingFaceModel, recipe: Recipe) -> None:
         raise UserError(
             f"model.init: {found.folder} was exported with {found.vocab_blocks - 1} clone languages; the recipe has "
             f"{len(recipe.clones)}; expected none or as many"
+        )
+    if found.vocab_blocks > 1 and recipe.data.tokenizer.extension is not None:
+        raise UserError(
+            f"data.tokenizer.extension: {found.folder} was exported with clone languages, whose token ids lie where "
+            f"new ones would; expected an export without clones"
         )
 
 

@@ -58,6 +58,7 @@ from prealign.stores.token_store import TokenStore
 from prealign.stores.word_map import WordMap
 from prealign.text.clone_tokenizer import CloneTokenizer
 from prealign.text.clone_words import CloneWords
+from prealign.text.extension import extended
 from prealign.text.reading import ReadCounts, read_documents, text_files
 from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, train_tokenizer
 
@@ -225,8 +226,13 @@ class _Preparation:
 
     def _tokenizer(self, text_inputs: dict[str, Any]) -> Tokenizer:
         settings = self.data.tokenizer
+        extension = settings.extension
         if settings.ranks is not None:
             inputs = given_inputs(settings, self.hashes)
+            if extension is not None:
+                texts = {name: text_inputs[name] for name in extension.languages}
+                inputs["extension"] = {"tokens": extension.tokens, "texts": texts}
+                inputs |= {"heldout": self.data.heldout_fraction, "training_bytes": settings.training_bytes}
         else:
             if settings.pattern is not None:
                 raise UserError(
@@ -238,26 +244,38 @@ class _Preparation:
             inputs |= {"vocab_size": settings.vocab_size, "training_bytes": settings.training_bytes}
 
         def build(folder: Path) -> dict[str, Any]:
-            if settings.ranks is not None:
-                tokenizer = given_tokenizer(settings)
+            # memory of training must not stay with this process and those that are forked from it
+            if settings.ranks is None:
+                text = self._training_text([*self.recipe.languages])
+                tokenizer = in_child(lambda: train_tokenizer(text, settings.vocab_size))
             else:
-                # its memory must not stay with this process and those that are forked from it
-                tokenizer = in_child(lambda: train_tokenizer(self._training_text(), settings.vocab_size))
+                tokenizer = given_tokenizer(settings)
+                self._check_size(tokenizer.vocab_size)
+                if extension is not None:
+                    text, given = self._training_text(extension.languages), tokenizer
+                    tokenizer = in_child(lambda: extended(given, text, extension.tokens))
             tokenizer.save(folder)
             return {"vocab_size": tokenizer.vocab_size, "pattern": tokenizer.pattern, "sha256": tokenizer.fingerprint}
 
         artefact = self._ensure("tokenizer", "tokenizer", inputs, build)
-        if artefact.facts["vocab_size"] != settings.vocab_size:
-            raise UserError(
-                f"data.tokenizer.vocab_size: found {settings.vocab_size}; '{settings.ranks}' has "
-                f"{artefact.facts['vocab_size']} with end-of-document; set vocab_size to that"
-            )
+        self._check_size(artefact.facts["vocab_size"] - settings.vocab_size + settings.given_size)
         check_end_of_document(self.recipe, artefact.folder)
         return Tokenizer.load(artefact.folder)
 
-    def _training_text(self) -> Iterator[str]:
-        """Up to `training_bytes` of training documents per language."""
-        for name, language in self.recipe.languages.items():
+    def _check_size(self, found: int) -> None:
+        """``found``: tokens of the given tokenizer, its special ones included."""
+        settings = self.data.tokenizer
+        if found != settings.given_size:
+            more = f", and {settings.extension.tokens} come beside them" if settings.extension is not None else ""
+            raise UserError(
+                f"data.tokenizer.vocab_size: found {settings.vocab_size}; '{settings.ranks}' has {found} with "
+                f"end-of-document{more}; set vocab_size to {settings.vocab_size - settings.given_size + found}"
+            )
+
+    def _training_text(self, names: list[str]) -> Iterator[str]:
+        """Up to `training_bytes` of training documents of each language that has text."""
+        for name in names:
+            language = self.recipe.languages[name]
             if language.text is None:
                 continue
             documents = self._training_documents(name)

@@ -100,16 +100,13 @@ class _Executor:
     def bring(self, measurement: Measurement) -> None:
         """Prepare, train and measure, as far as it is not done. Raises `Failed`, `UserError`."""
         training = measurement.training
-        for needed in (training.after, training):
-            if needed is not None:
-                self._once(needed.name, partial(self._train, needed))
+        for needed in training.chain:
+            self._once(needed.name, partial(self._train, needed))
         taken = missing_measures(self._plan.folder, measurement)
         self._say(f"measure {measurement.name}: {', '.join(taken)}")
         arguments = ["--run", str(training.recipe.folder), "--only", ",".join(taken), *measurement.overrides]
         self._processes.run("evaluate.py", arguments, self._log(measurement.name))
-        commands = [
-            command for needed in (training.after, training) if needed is not None for command in self._commands(needed)
-        ]
+        commands = [command for needed in training.chain for command in self._commands(needed)]
         commands.append(self._processes.command("evaluate.py", arguments))
         write_result(self._plan.folder, measurement, taken, commands)
         self._say(f"written: {result_path(self._plan.folder, measurement)}")
@@ -120,6 +117,8 @@ class _Executor:
         data = f"{training.recipe.data.dir}{'' if training.recipe.facts is None else ' with facts'}"
         if data not in self._prepared:
             self._once(data, lambda: self._prepare(training, data))
+        if training.start is not None and not (training.start.export / "config.json").is_file():
+            self._processes.run("export.py", _export(training.start), self._log(training.name), distributed=False)
         self._say(f"train   {training.name}: {training.tokens:,} tokens of text")
         self._processes.run("pretrain.py", _arguments(training), self._log(training.name))
 
@@ -144,11 +143,17 @@ class _Executor:
             raise
 
     def _commands(self, training: Training) -> list[list[str]]:
-        prepare = self._processes.command("prepare.py", _arguments(training), distributed=False)
-        return [prepare, self._processes.command("pretrain.py", _arguments(training))]
+        commands = [self._processes.command("prepare.py", _arguments(training), distributed=False)]
+        if training.start is not None and training.after is None:
+            commands.append(self._processes.command("export.py", _export(training.start), distributed=False))
+        return [*commands, self._processes.command("pretrain.py", _arguments(training))]
 
     def _log(self, name: str) -> Path:
         return self._plan.folder / "logs" / f"{name}.log"
+
+
+def _export(training: Training) -> list[str]:
+    return ["--run", str(training.recipe.folder), "--out", str(training.export)]
 
 
 def _arguments(training: Training) -> list[str]:

@@ -1,14 +1,14 @@
 """Suites -> runs: what must be trained and measured, each once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prealign.config import Recipe, load_recipe
 from prealign.errors import UserError
 from prealign.files import digest
-from prealign.suites.suite import Row, Scale, Suite, Variant
+from prealign.suites.suite import Row, Scale, Start, Suite, Variant
 from prealign.training.plan import align_plan, budgets
 from prealign.training.run import comparable
 
@@ -17,12 +17,14 @@ _NEW = {
     "align.coverage": "null",
     "align.global_batch_size": "null",
     "data.tokenizer.end_of_document": "null",
+    "data.tokenizer.extension": "null",
     "model.attention_bias": "null",
     "model.bias": "true",
     "model.ffn_size": "null",
     "model.head_size": "null",
     "model.kv_heads": "null",
     "model.mlp": '"gelu"',
+    "model.new_rows": '"pieces"',
     "model.norm": '"layernorm"',
     "model.norm_eps": "1e-05",
     "model.positions": '"learned"',
@@ -37,6 +39,8 @@ _NEW = {
 _NOT_ALIGNING = ("stages", "codeswitch.", "pretrain.")
 """Keys of a recipe that the align stage does not read."""
 _DIGITS = 8
+_LATER = 1000
+"""Added to the seed of a run that starts from another one's weights, so that it reads text in an order of its own."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,19 @@ class Training:
     """As it is trained: with its folders, and one stage."""
     after: "Training | None" = None
     """The align stage that it starts from."""
+    start: "Training | None" = None
+    """The run whose exported weights the first stage starts from."""
+
+    @property
+    def chain(self) -> list["Training"]:
+        """What must be trained for it, in order, itself included."""
+        before = self.after or self.start
+        return [*(before.chain if before is not None else []), self]
+
+    @property
+    def export(self) -> Path:
+        """Where its weights are exported to for runs that start from them."""
+        return self.recipe.folder / "export"
 
     @property
     def overrides(self) -> list[str]:
@@ -59,6 +76,8 @@ class Training:
         changes = [change for change in self.changes if not change.startswith("stages=")]
         overrides = [*changes, f"stages=[{','.join(recipe.stages)}]", f"name={self.name}"]
         overrides += [f"data.dir={recipe.data.dir}", f"run_dir={recipe.folder}"]
+        if self.start is not None:
+            overrides.append(f"model.init={recipe.model.init}")
         if self.after is not None:
             overrides.append(f"pretrain.init_from={self.after.recipe.folder}")
         return overrides
@@ -114,9 +133,8 @@ class Plan:
         """All trainings in an order in which they can run."""
         found: dict[str, Training] = {}
         for measurement in self.measurements:
-            for training in (measurement.training.after, measurement.training):
-                if training is not None:
-                    found.setdefault(training.name, training)
+            for training in measurement.training.chain:
+                found.setdefault(training.name, training)
         return list(found.values())
 
     def of(self, suite: Suite, row: Row) -> list[Measurement]:
@@ -135,11 +153,10 @@ def expand(
     for _, suite, seed in sorted(_seeds(suites, scale), key=lambda turn: turn[0]):
         at = suite.scales[scale]
         for row in suite.rows_at(scale):
-            variant = variants[row.variant]
-            changes = [*at.overrides, *overrides, *variant.overrides, *variant.at.get(scale, []), *row.overrides]
-            changes.append(f"seed={seed}")
-            config = row.recipe or at.recipe
-            training = _training(config, row.variant, seed, changes, overrides, folder)
+            turn = _Turn(variants, scale, seed, [*at.overrides, *overrides], overrides, folder)
+            config, first = row.recipe or at.recipe, variants[row.variant].start
+            start = None if first is None else turn.start(first, config)
+            training = turn.training(row.variant, config, row.overrides, start)
             name = training.name
             if row.measure_with:
                 name += f"-{digest(row.measure_with)[:_DIGITS]}"
@@ -163,8 +180,56 @@ def _seeds(suites: list[Suite], scale: str) -> Iterator[tuple[int, Suite, int]]:
             yield place, suite, seed
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """What the trainings of one row and seed have in common."""
+
+    variants: dict[str, Variant]
+    scale: Scale
+    seed: int
+    overrides: Sequence[str]
+    """Changes of every base recipe, the suite's and the user's."""
+    shared: Sequence[str]
+    """The user's."""
+    folder: Path
+
+    def training(self, variant: str, config: str, own: Sequence[str], start: Training | None) -> Training:
+        """A run of a variant with changes of its ``own``, from the weights of ``start``."""
+        changes = [*self.overrides, *self._of(variant), *own]
+        changes.append(f"seed={self.seed if start is None else self.seed + _LATER}")
+        return _training(config, variant, self.seed, changes, self.shared, self.folder, start)
+
+    def start(self, start: Start, config: str) -> Training:
+        """The run that one of base recipe ``config`` starts from. With a base recipe of its own it may have fewer
+        languages; what is said of the others is not for it."""
+        if start.recipe is None:
+            return self.training(start.variant, config, [], None)
+        known = load_recipe(start.recipe, self._of(start.variant)).languages
+        kept = [
+            [change for change in changes if _language_of(change) in (None, *known)]
+            for changes in (self.overrides, self.shared)
+        ]
+        turn = replace(self, overrides=kept[0], shared=kept[1])
+        return turn.training(start.variant, start.recipe, [], None)
+
+    def _of(self, variant: str) -> list[str]:
+        chosen = self.variants[variant]
+        return [*chosen.overrides, *chosen.at.get(self.scale, [])]
+
+
+def _language_of(change: str) -> str | None:
+    parts = change.partition("=")[0].split(".")
+    return parts[1] if parts[0] == "languages" and len(parts) > 1 else None
+
+
 def _training(
-    config: str, variant: str, seed: int, changes: list[str], shared: Sequence[str], folder: Path
+    config: str,
+    variant: str,
+    seed: int,
+    changes: list[str],
+    shared: Sequence[str],
+    folder: Path,
+    start: Training | None,
 ) -> Training:
     recipe = load_recipe(config, changes)
     identity = {
@@ -175,6 +240,8 @@ def _training(
         and (not key.endswith(".text.normalize") or value != '"nfc"')
         and (not key.endswith(".text.store") or value != "[]")
     }
+    if start is not None:
+        identity["model.init"] = start.name
     data = _data_dir(load_recipe(config, shared), recipe)
 
     def named(name: str, stage: str, after: Training | None) -> Training:
@@ -183,7 +250,9 @@ def _training(
         changed["data"]["dir"] = str(data)
         if after is not None:
             changed["pretrain"]["init_from"] = str(after.recipe.folder)
-        return Training(name, config, tuple(changes), Recipe.model_validate(changed), after)
+        if start is not None:
+            changed["model"]["init"] = f"hf:{start.export}"
+        return Training(name, config, tuple(changes), Recipe.model_validate(changed), after, start)
 
     after = None
     if recipe.aligns:

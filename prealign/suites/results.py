@@ -89,16 +89,7 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
         "model": training.recipe.model.model_dump(mode="json"),
         "vocab_size": training.recipe.vocab_size,
         "tokens_per_step": training.recipe.batch.global_batch_size * training.recipe.model.context,
-        "account": {
-            "text": run.account.text,
-            "available": _available(training.recipe),
-            "targets": run.account.targets,
-            "words": run.account.words,
-            "tokens": run.account.tokens,
-            "steps": run.account.steps,
-            "align_steps": run.align_steps,
-            "flops": run.flops,
-        },
+        "account": _account(training, run),
         "speed": speed_of(run),
         "curves": _curves(run),
         "metrics": earlier["metrics"] | {name: evaluation["metrics"][name] for name in taken},
@@ -118,6 +109,31 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
         write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or mend rights") from None
+
+
+def _account(training: Training, run: Run) -> dict[str, Any]:
+    """What the run has consumed, and the one whose weights it starts from."""
+    account: dict[str, Any] = {
+        "text": run.account.text,
+        "available": _available(training.recipe),
+        "targets": run.account.targets,
+        "words": run.account.words,
+        "tokens": run.account.tokens,
+        "steps": run.account.steps,
+        "align_steps": run.align_steps,
+        "flops": run.flops,
+    }
+    if training.start is None:
+        return account
+    first = read_run(str(training.start.recipe.folder))
+    spent = first.account
+    for key, before in (("text", spent.text), ("targets", spent.targets), ("words", spent.words)):
+        account[key] = {name: tokens + before.get(name, 0) for name, tokens in account[key].items()}
+    return account | {
+        "tokens": account["tokens"] + spent.tokens,
+        "steps": account["steps"] + spent.steps,
+        "flops": account["flops"] + first.flops,
+    }
 
 
 def speed_of(run: Run) -> float | None:

@@ -18,12 +18,23 @@ Measure = Literal["lm", "alignment", "mexa", "facts", "leakage", "nli", "pawsx"]
 """Names of `prealign.evaluation.measuring.METRICS`."""
 
 
+class Start(Section):
+    """A run that another one starts from: its weights, through an export (``model.init: hf:...``)."""
+
+    variant: str
+    """Its variant, of the same seed."""
+    recipe: str | None = None
+    """Its base recipe; by default that of the run which starts from it."""
+
+
 class Variant(Section):
     """Changes of a base recipe."""
 
     overrides: list[str] = []
     at: dict[Scale, list[str]] = {}
     """Further changes at one scale."""
+    start: Start | None = None
+    """The run whose weights it starts from; none: weights of its own."""
 
 
 class AtScale(Section):
@@ -111,6 +122,11 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml") if path.stem != "variants")
 
 
+def suites_at(scale: str) -> list[str]:
+    """Names of the suites that a scale has."""
+    return [name for name in suite_names() if scale in load_suite(name).scales]
+
+
 def load_suite(name: str) -> Suite:
     """One suite by its name, or by the path of a file of one's own. Raises `UserError`."""
     path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
@@ -133,9 +149,17 @@ def load_variants() -> dict[str, Variant]:
     """The variants by name. Raises `UserError`."""
     path = SUITES / "variants.yaml"
     try:
-        return {name: Variant.model_validate(value) for name, value in yaml_mapping(path).items()}
+        variants = {name: Variant.model_validate(value) for name, value in yaml_mapping(path).items()}
     except ValidationError as error:
         raise UserError(first_problem(path, error)) from None
+    for name, variant in variants.items():
+        first = variant.start
+        if first is not None and (first.variant not in variants or variants[first.variant].start is not None):
+            raise UserError(
+                f"{path}: {name}.start: found variant '{first.variant}'; expected one of the file without a start of "
+                f"its own"
+            )
+    return variants
 
 
 def yaml_mapping(path: Path) -> dict[str, Any]:

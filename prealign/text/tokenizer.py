@@ -257,6 +257,22 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(ranks)
 
 
+def merged_parts(token: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
+    """The bytes of a token joined as tiktoken does it, lowest rank first, by ``ranks`` lower than ``below``, to at
+    least two parts (where it has two bytes)."""
+    parts = [token[place : place + 1] for place in range(len(token))]
+    while len(parts) > 2:
+        best, at = below, -1
+        for place in range(len(parts) - 1):
+            rank = ranks.get(parts[place] + parts[place + 1], below)
+            if rank < best:
+                best, at = rank, place
+        if at < 0:
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
 def _without_long_pieces(text: str) -> str:
     return _LONG_PIECE.sub(r"\1\2\3", text) if _MAYBE_LONG.search(text) else text
 

@@ -19,6 +19,7 @@ from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.interop.hf_tokenizer import check_ranks
 from prealign.interop.hf_weights import HuggingFaceWeights
+from prealign.interop.new_rows import new_rows
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
@@ -177,8 +178,8 @@ def first_weights(recipe: Recipe, data: PreparedData) -> InitialValue:
     not of the recipe's model, or of the data's tokenizer."""
     folder = recipe.model.imported_from
     if folder is not None:
-        check_ranks(folder, data.tokenizer)
-        return HuggingFaceWeights(folder, recipe).value
+        check_ranks(folder, data.tokenizer, recipe.data.tokenizer.given_size)
+        return HuggingFaceWeights(folder, recipe, new_rows(recipe, data)).value
 
     def value(name: str, shape: torch.Size) -> torch.Tensor:
         return initial_value(name, shape, recipe)

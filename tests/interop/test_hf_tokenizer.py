@@ -251,10 +251,16 @@ def test_a_pattern_that_means_another_thing(tmp_path: Path) -> None:
 
 
 def test_data_of_another_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
-    check_ranks(folders["gpt2"], read_tokenizer(folders["gpt2"] / "tokenizer.json"))
-    check_ranks(tmp_path, read_tokenizer(folders["gpt2"] / "tokenizer.json"))  # nothing to compare with
+    own = read_tokenizer(folders["gpt2"] / "tokenizer.json")
+    check_ranks(folders["gpt2"], own, own.vocab_size)
+    check_ranks(tmp_path, own, own.vocab_size)  # nothing to compare with
+    other = read_tokenizer(folders["llama3"] / "tokenizer.json")
     with pytest.raises(UserError, match=r"the prepared data has another tokenizer than .* of 1,500 ids stand for"):
-        check_ranks(folders["gpt2"], read_tokenizer(folders["llama3"] / "tokenizer.json"))
+        check_ranks(folders["gpt2"], other, other.vocab_size)
+    more = Tokenizer(own.ranks | {"новый".encode(): own.vocab_size}, own.pattern, own.special)
+    check_ranks(folders["gpt2"], more, own.vocab_size)
+    with pytest.raises(UserError, match="the prepared data has another tokenizer than"):
+        check_ranks(folders["gpt2"], more, more.vocab_size)
 
 
 def test_the_folder_that_is_written(folders: dict[str, Path], tmp_path: Path) -> None:

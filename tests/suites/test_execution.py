@@ -36,7 +36,7 @@ class Bench:
         self.folder = folder
         self.launchers = folder / "launchers"
         self.launchers.mkdir()
-        for name in ("prepare", "pretrain", "evaluate"):
+        for name in ("prepare", "pretrain", "export", "evaluate"):
             shutil.copy(STUB, self.launchers / f"{name}.py")
         (folder / "two.yaml").write_text(SUITE)
 
@@ -83,6 +83,49 @@ def test_every_run_is_trained_measured_and_written_once(bench: Bench) -> None:
         "evaluate.py",
     ]
     assert bench.execute().finished == []
+    assert bench.calls() == []
+
+
+def test_a_run_from_the_weights_of_another(bench: Bench) -> None:
+    (bench.folder / "two.yaml").write_text(
+        SUITE.replace("{label: Joint, variant: joint}", "{label: Later, variant: align_later}").replace("[1, 2]", "[1]")
+    )
+    plan = bench.plan()
+    later = plan.measurements[0].training
+    assert [training.name.rpartition("-")[0] for training in later.chain] == [
+        "joint_half-s1",
+        "align-s1",
+        "align_later-s1",
+    ]
+    first, aligning, _ = later.chain
+    assert [training.recipe.seed for training in later.chain] == [1, 1001, 1001]
+    assert first.recipe.model.init == "random"
+    assert aligning.recipe.model.init == later.recipe.model.init == f"hf:{first.export}"
+    assert sum(training.tokens for training in later.chain) == sum(
+        training.tokens for training in plan.measurements[1].training.chain
+    )
+    assert bench.execute().failed == {}
+    assert bench.calls()[:6] == [
+        "prepare joint_half-s1",
+        "pretrain joint_half-s1",
+        "export joint_half-s1",
+        "pretrain align-s1",
+        "pretrain align_later-s1",
+        "evaluate align_later-s1",
+    ]
+    result = read_result(plan.folder, plan.measurements[0])
+    assert result is not None
+    # the stub's runs have 50,000 positions of text and 18 of words each, and 100 steps, 5 of them before pretraining
+    account = result["account"]
+    assert account["text"] == {"en": 80_000, "clone": 20_000}
+    assert (account["tokens"], account["steps"], account["align_steps"]) == (2 * 50_018, 205, 5)
+    assert [command.split()[1].rpartition("/")[2] for command in result["commands"]] == [
+        *["prepare.py", "pretrain.py"],
+        *["prepare.py", "export.py", "pretrain.py"],
+        *["prepare.py", "pretrain.py"],
+        "evaluate.py",
+    ]
+    bench.execute()
     assert bench.calls() == []
 
 

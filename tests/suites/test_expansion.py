@@ -8,7 +8,7 @@ from prealign.config import load_recipe
 from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.suites.expansion import Plan, expand
-from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names
+from prealign.suites.suite import SCALES, load_suite, load_variants, suite_names, suites_at
 from prealign.training.plan import Account, align_plan, pretrain_plan
 
 
@@ -66,15 +66,14 @@ def test_a_measurement_with_another_table_is_of_the_same_training() -> None:
     assert joint.overrides == ("lexicon.top_fraction=0.25",)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", suite_names())
+@pytest.mark.parametrize(("name", "scale"), [(name, scale) for scale in SCALES for name in suites_at(scale)])
 def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
     plan = plan_of(name, scale=scale)
     spent: dict[str, list[dict[str, int]]] = {}
     for measurement in plan.measurements:
         training = measurement.training
-        for each in (training, training.after):
-            assert each is None or load_recipe(each.config, each.overrides) == each.recipe
+        for each in training.chain:
+            assert load_recipe(each.config, each.overrides) == each.recipe
         consumed = Account.empty(training.recipe)
         if training.after is not None:
             plan_before = align_plan(training.after.recipe)
@@ -87,7 +86,14 @@ def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
             assert facts.steps(facts.periods - 1)[1] <= planned.steps
         step = training.recipe.batch.global_batch_size * training.recipe.model.context
         total = {key: text[key] + consumed.text[key] for key in text}
-        assert abs(sum(total.values()) - training.tokens - (training.after.tokens if training.after else 0)) <= step
+        if training.start is not None:
+            first = training.start.recipe
+            earlier = pretrain_plan(first, Account.empty(first)).text_tokens(first)
+            assert abs(sum(earlier.values()) - training.start.tokens) <= step
+            for language in earlier:
+                total[language] += earlier[language]
+        own = sum(total.values()) - (training.start.tokens if training.start else 0)
+        assert abs(own - training.tokens - (training.after.tokens if training.after else 0)) <= step
         if not measurement.variant.endswith(("_target", "_matched", "_matched_real")):
             spent.setdefault(training.config, []).append(total)
             context = training.recipe.model.context

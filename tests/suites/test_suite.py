@@ -6,7 +6,7 @@ import pytest
 
 from prealign.errors import UserError
 from prealign.evaluation.measuring import METRICS
-from prealign.suites.suite import load_suite, load_variants, suite_names
+from prealign.suites.suite import load_suite, load_variants, suite_names, suites_at
 
 SUITE = """
 title: A title
@@ -20,11 +20,14 @@ figure: perplexity
 
 
 def test_every_table_and_figure_of_the_paper_is_there() -> None:
-    assert suite_names() == ["figure3", "figure4", "figure5", "table1", "table2", "table3", "table4", "table5"]
+    of_the_paper = ["figure3", "figure4", "figure5", "table1", "table2", "table3", "table4", "table5"]
+    ours = ["align_later", "families", "new_language"]
+    assert suite_names() == sorted(of_the_paper + ours)
+    assert suites_at("paper") == suites_at("small") == of_the_paper
+    assert suites_at("demo") == suite_names()
     for name in suite_names():
         suite = load_suite(name)
         assert set(suite.measures) <= METRICS.keys()
-        assert set(suite.scales) == {"demo", "small", "paper"}
         for column in suite.columns.values():
             assert column.value.split(".")[0] in suite.measures
     seeds = [load_suite(name).scales["demo"].seeds for name in ("table1", "table2")]
