@@ -4,12 +4,16 @@ stage.
     python launchers/benchmark.py --config real_1p3b
     deepspeed launchers/benchmark.py --config real_1p3b --json benchmark.json parallel.zero_stage=3
     python launchers/benchmark.py --config enclone_demo --data real
+    python launchers/benchmark.py --config real_1p3b --sweep batch.micro_batch_size=4,8,16 --json sweep.jsonl
 
-Random tokens by default, so nothing need be prepared.
+Random tokens by default, so nothing need be prepared. A sweep measures every combination in a process of its own and
+appends a JSON line for each to --json as it comes; the same command goes on from there.
 """
 
 import argparse
 import json
+import os
+import shlex
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -36,10 +40,22 @@ def main() -> None:
     parser.add_argument(
         "--accumulation", type=int, default=4, help="micro-batches per step, of both stages (those of batch: 0)"
     )
-    parser.add_argument("--json", type=path_argument, help="write the record here")
+    parser.add_argument(
+        "--json", type=path_argument, help="write the record here; of a sweep, a JSON line a combination"
+    )
+    parser.add_argument(
+        "--sweep", metavar="KEY=V,V", action="append", help="measure each of these values of a recipe key (repeatable)"
+    )
+    parser.add_argument("--limit", type=float, default=300, help="seconds for a combination of a sweep (default: 300)")
+    parser.add_argument(
+        "--launcher", default="python", help="what starts each of a sweep, as 'deepspeed' (default: python)"
+    )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # given by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     arguments = parser.parse_intermixed_args()
+    if arguments.sweep:
+        sweep_over(arguments)
+        return
 
     from prealign.data.prepared import open_data
     from prealign.distributed.world import running_world
@@ -66,6 +82,45 @@ def main() -> None:
         show(record)
         if arguments.json is not None:
             write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
+
+
+def sweep_over(arguments: argparse.Namespace) -> None:
+    """Measure a grid of recipes and print it as a table, the best first."""
+    from prealign.training.benchmark_sweep import Axis, points, sweep
+
+    if "LOCAL_RANK" in os.environ:
+        raise UserError("--sweep: found a launcher of processes around it; start it with python, and give --launcher")
+    grid = points([Axis.parse(text) for text in arguments.sweep])
+    for overrides in grid:
+        load_recipe(arguments.config, [*arguments.overrides, *overrides])
+    launcher = shlex.split(arguments.launcher)
+    launcher[:1] = [sys.executable] if launcher[:1] == ["python"] else launcher[:1]
+    command = [*launcher, __file__, "--config", arguments.config, "--data", arguments.data]
+    command += [word for stage in arguments.stage or [] for word in ("--stage", stage)]
+    for name in ("steps", "warmup", "accumulation"):
+        command += [f"--{name}", str(getattr(arguments, name))]
+    rows = sweep(
+        grid, [*command, *arguments.overrides], arguments.json, arguments.limit, lambda line: print(line, flush=True)
+    )
+    show_sweep(rows)
+
+
+def show_sweep(rows: list[dict[str, Any]]) -> None:
+    """Print the combinations of a sweep as a table, the fastest first."""
+    from prealign.training.benchmark_sweep import MEASURED, last_stage, speed
+
+    keys = [change.partition("=")[0].rpartition(".")[2] for change in rows[0]["overrides"]]
+    table = Table(*keys, "tokens/s", "MFU", "peak GB", "s/step")
+    for row in sorted(rows, key=lambda row: -speed(row)):
+        values = [change.partition("=")[2] for change in row["overrides"]]
+        if row["outcome"] != MEASURED:
+            table.add_row(*values, row["outcome"])
+            continue
+        stage = last_stage(row)
+        mfu = f"{100 * stage['mfu']:.1f} %" if stage["mfu"] is not None else "N/A"
+        figures = [f"{stage['tokens_per_second']:,.0f}", mfu, f"{stage['peak_memory_gb']:.2f}"]
+        table.add_row(*values, *figures, f"{stage['seconds_per_step']:.3f}")
+    Console().print(table)
 
 
 def _with_accumulation(recipe: Recipe, passes: int) -> Recipe:
