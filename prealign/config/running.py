@@ -45,8 +45,9 @@ class CheckpointConfig(Section):
     """Newest checkpoints kept per stage."""
     keep_every: Count | None = None
     """Checkpoints at multiples of this many steps are kept for good; a multiple of `every`."""
-    asynchronous: bool = False
-    """Write files while training goes on; takes host memory for a rank's share of weights and optimizer state."""
+    asynchronous: bool = True
+    """Write files while training goes on; takes host memory for a rank's share of weights and optimizer state (12 bytes
+    a parameter, over the ranks of ZeRO). `false` waits for them."""
     allow_changed_data: bool = False
     """Go on from a checkpoint, or from align weights, on other prepared data than it was trained on."""
 

@@ -357,6 +357,7 @@ class StageRun:
             raise
         except RolledBack as decision:
             self.display.say(f"{stage}: {decision}")
+            self._checkpoints.wait()  # the stage goes back to it
             self.engine.destroy()
             raise
         finally:

@@ -62,7 +62,7 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
             "reset_at_document": layout.reset_at_document,
             **(LLAMA if layout.llama else {}),
         },
-        checkpoint={"every": 1, "keep": 10, **checkpoint},
+        checkpoint={"every": 1, "keep": 10, "asynchronous": False, **checkpoint},
         batch={"global_batch_size": BATCH, "micro_batch_size": 1},
     )
 
