@@ -132,6 +132,10 @@ class ModelConfig(Section):
         """Heads of keys and values."""
         return self.heads if self.kv_heads is None else self.kv_heads
 
+    def kv_heads_divide(self, tensor_size: int) -> bool:
+        """Whether so many tensor ranks have as many heads of keys and values each, or as many ranks have each head."""
+        return not (self.resolved_kv_heads % tensor_size and tensor_size % self.resolved_kv_heads)
+
     @property
     def resolved_head_size(self) -> int:
         """Features of a head."""
