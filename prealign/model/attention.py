@@ -94,6 +94,8 @@ class SelfAttention(nn.Module):
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_size, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_size, eps=config.norm_eps)
+        scaling = config.rotary_scaling
+        self.rotary_factor = 1.0 if scaling is None else scaling.resolved_attention_factor
         self.out = nn.Linear(inner, size, config.bias)
         self._attend = attention_function(config.attention)
 
@@ -110,7 +112,7 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
-            q, k = rotated(q, angles), rotated(k, angles)
+            q, k = rotated(q, angles, self.rotary_factor), rotated(k, angles, self.rotary_factor)
         if cache is not None:
             return self.out(cache.attend(q, k, v, layout.groups[0]).flatten(1))
         if self.grouped:  # each head of keys and values for its group of query heads

@@ -109,6 +109,11 @@ def test_operations_count_attention_over_all_heads() -> None:
             {"tensor_parallel_size": 6},
             "tensor_parallel_size: found 6 and model.kv_heads=4; expected one that divides the other",
         ),
+        (
+            {"positions": "rotary", "rotary_scaling": {"kind": "yarn", "factor": 4, "beta_fast": 1}},
+            {},
+            r"beta_fast: found 1; expected more than beta_slow \(1\)",
+        ),
         ({"ffn_size": 33}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 and model.ffn_size=33"),
     ],
 )
