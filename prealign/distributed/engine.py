@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from prealign.config import Recipe
 from prealign.distributed.pieces import shard_of
-from prealign.distributed.tensor_parallel import autotp_config
+from prealign.distributed.tensor_parallel import autotp_config, share_key_values
 from prealign.distributed.world import World
 from prealign.objectives.joint import JointModel
 from prealign.objectives.terms import Objective
@@ -50,7 +50,7 @@ def deepspeed_config(recipe: Recipe, dp_size: int) -> dict[str, Any]:
         "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a micro-batch
     }
     if recipe.parallel.tensor_parallel_size > 1:
-        generated["tensor_parallel"] = autotp_config(recipe.parallel.tensor_parallel_size)
+        generated["tensor_parallel"] = autotp_config(recipe.model, recipe.parallel.tensor_parallel_size)
     return _merged(_merged(generated, _gradient_types(recipe, dp_size)), recipe.deepspeed)
 
 
@@ -111,7 +111,8 @@ def initialise_engine(
 ) -> deepspeed.DeepSpeedEngine:
     """Any model with the recipe's optimizer, batch sizes and layout; ``learning_rate`` as in `build_engine`."""
     config = deepspeed_config(recipe, world.dp_size)
-    talks = recipe.parallel.zero_stage == 1 and "data_types" in config  # its optimizer prints memory use, in 18 lines
+    # of memory use, in 18 lines, and of gradients that are added up over tensor ranks
+    talks = (recipe.parallel.zero_stage == 1 and "data_types" in config) or world.tp_size > 1
     with contextlib.redirect_stdout(io.StringIO()) if talks else contextlib.nullcontext():
         engine, _, _, _ = deepspeed.initialize(
             model=model,
@@ -121,6 +122,7 @@ def initialise_engine(
             dist_init_required=False,
         )
     if world.tp_size > 1:
+        share_key_values(model, groups.get_tensor_model_parallel_group())
         engine.first_dataloader_check.remove()  # it sends the first batch around; batches are equal by construction
     if recipe.parallel.zero_stage == 0:
         engine.basic_optimizer.state.clear()  # of that empty step, which would count in Adam's bias correction
