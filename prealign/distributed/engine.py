@@ -22,6 +22,8 @@ from prealign.objectives.terms import Objective
 Engine = deepspeed.DeepSpeedEngine
 """What forward, backward and the optimizer step are called on."""
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 InitialValue = Callable[[str, torch.Size], torch.Tensor]
 """Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
 
@@ -80,13 +82,22 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def build_model(
     recipe: Recipe, world: World, initial_value: InitialValue, objectives: Sequence[Objective] = ()
 ) -> JointModel:
-    """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
+    """The model with its initial values, in the precision that it is trained in: made on the rank's device, a parameter
+    at a time, so that host memory never holds more than one; with tensor ranks, of whose devices none need hold all of
+    it, in host memory. Under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
     group = (world.replica_group or dist.group.WORLD) if world.replicas > 1 else None
     config = deepspeed_config(recipe, world.dp_size)
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ refuses a second engine in a process, as every stage has one
-    with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.replica_group, enabled=sharded):
-        model = JointModel(recipe, group, objectives)
+    if sharded:
+        with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.replica_group):
+            model = JointModel(recipe, group, objectives)
+    else:
+        with torch.device("meta"):
+            model = JointModel(recipe, group, objectives)
+        device = world.device if world.tp_size == 1 else torch.device("cpu")
+        model.to(_DTYPES[recipe.parallel.precision]).to_empty(device=device)
+        model.tie()
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             if not sharded or world.replica_rank == 0:
