@@ -1,5 +1,6 @@
 """The decoder's shape and kind."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,10 +23,13 @@ def _first_weights(value: Any) -> Any:
 class RotaryScaling(Section):
     """Rotary positions for contexts beyond those that a model was first trained with."""
 
-    kind: Literal["linear", "llama3"] = "llama3"
+    kind: Literal["linear", "llama3", "yarn"] = "llama3"
     """`linear`: every frequency is divided by `factor`. `llama3` (Llama 3.1 and later): those whose wavelength is above
     `original_context / low_freq_factor` are, those below `original_context / high_freq_factor` stay, and between the
-    two it goes over linearly in `original_context / wavelength`."""
+    two it goes over linearly in `original_context / wavelength`. `yarn` (Peng et al. 2023; Qwen's long contexts): those
+    that turn at most `beta_slow` times within `original_context` are, those that turn `beta_fast` times or more stay,
+    between the two it goes over linearly in the frequency's number, and queries and keys are multiplied by
+    `attention_factor`."""
     factor: Annotated[float, Field(ge=1.0)]
     """How many times slower the slow ones turn."""
     low_freq_factor: Annotated[float, Field(gt=0.0)] = 1.0
@@ -33,7 +37,22 @@ class RotaryScaling(Section):
     high_freq_factor: Annotated[float, Field(gt=0.0)] = 4.0
     """`llama3` alone; above `low_freq_factor`."""
     original_context: Count = 8192
-    """`llama3` alone: the context of first training, in tokens."""
+    """`llama3` and `yarn`: the context of first training, in tokens."""
+    beta_fast: Annotated[float, Field(gt=0.0)] = 32.0
+    """`yarn` alone; above `beta_slow`."""
+    beta_slow: Annotated[float, Field(gt=0.0)] = 1.0
+    """`yarn` alone."""
+    attention_factor: Annotated[float, Field(gt=0.0)] | None = None
+    """`yarn` alone; by default `0.1 ln(factor) + 1`."""
+    truncate: bool = True
+    """`yarn` alone: the line begins and ends at whole numbers of a frequency, the one before and the one after."""
+
+    @property
+    def resolved_attention_factor(self) -> float:
+        """What queries and keys are multiplied by."""
+        if self.kind != "yarn":
+            return 1.0
+        return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
 
     @model_validator(mode="after")
     def _ascending(self) -> "RotaryScaling":
@@ -42,6 +61,8 @@ class RotaryScaling(Section):
                 f"high_freq_factor: found {self.high_freq_factor:g}; expected more than low_freq_factor "
                 f"({self.low_freq_factor:g})"
             )
+        if self.beta_fast <= self.beta_slow:
+            raise ValueError(f"beta_fast: found {self.beta_fast:g}; expected more than beta_slow ({self.beta_slow:g})")
         return self
 
 
@@ -135,6 +156,10 @@ class ModelConfig(Section):
     def resolved_kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.heads if self.kv_heads is None else self.kv_heads
+
+    def kv_heads_divide(self, tensor_size: int) -> bool:
+        """Whether so many tensor ranks have as many heads of keys and values each, or as many ranks have each head."""
+        return not (self.resolved_kv_heads % tensor_size and tensor_size % self.resolved_kv_heads)
 
     @property
     def resolved_head_size(self) -> int:

@@ -317,20 +317,15 @@ class Recipe(Section):
                 f"parallel: found tensor_parallel_size={tensor}, sequence_parallel_size={sequence} and "
                 f"model.heads={self.model.heads}; expected heads divisible by their product"
             )
-        if self.model.resolved_kv_heads % tensor:
+        if not self.model.kv_heads_divide(tensor):
             raise ValueError(
-                f"parallel.tensor_parallel_size: found {tensor} and model.kv_heads={self.model.kv_heads}; expected "
-                f"kv_heads divisible by it"
+                f"parallel.tensor_parallel_size: found {tensor} and model.kv_heads={self.model.kv_heads}; expected one "
+                f"that divides the other"
             )
         if self.model.resolved_ffn_size % tensor:
             raise ValueError(
                 f"parallel.tensor_parallel_size: found {tensor} and model.ffn_size={self.model.ffn_size}; expected "
                 f"ffn_size divisible by it"
-            )
-        if self.model.qk_norm and tensor > 1:
-            raise ValueError(
-                f"parallel.tensor_parallel_size: found {tensor} with model.qk_norm, whose weights would get the "
-                f"gradient of a part of the heads; expected 1; use ZeRO, or sequence_parallel_size"
             )
         if self.model.context % sequence:
             raise ValueError(

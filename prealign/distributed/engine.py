@@ -14,13 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from prealign.config import Recipe
 from prealign.distributed.pieces import shard_of
-from prealign.distributed.tensor_parallel import autotp_config
+from prealign.distributed.tensor_parallel import autotp_config, share_key_values
 from prealign.distributed.world import World
 from prealign.objectives.joint import JointModel
 from prealign.objectives.terms import Objective
 
 Engine = deepspeed.DeepSpeedEngine
 """What forward, backward and the optimizer step are called on."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 InitialValue = Callable[[str, torch.Size], torch.Tensor]
 """Parameter name and shape -> its fp32 value; called in an order of its own on every rank that needs it."""
@@ -50,7 +52,7 @@ def deepspeed_config(recipe: Recipe, dp_size: int) -> dict[str, Any]:
         "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a micro-batch
     }
     if recipe.parallel.tensor_parallel_size > 1:
-        generated["tensor_parallel"] = autotp_config(recipe.parallel.tensor_parallel_size)
+        generated["tensor_parallel"] = autotp_config(recipe.model, recipe.parallel.tensor_parallel_size)
     return _merged(_merged(generated, _gradient_types(recipe, dp_size)), recipe.deepspeed)
 
 
@@ -80,13 +82,22 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def build_model(
     recipe: Recipe, world: World, initial_value: InitialValue, objectives: Sequence[Objective] = ()
 ) -> JointModel:
-    """The model with its initial values; under ZeRO-3 it is born sharded and no rank holds all of it."""
+    """The model with its initial values, in the precision that it is trained in: made on the rank's device, a parameter
+    at a time, so that host memory never holds more than one; with tensor ranks, of whose devices none need hold all of
+    it, in host memory. Under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
     group = (world.replica_group or dist.group.WORLD) if world.replicas > 1 else None
     config = deepspeed_config(recipe, world.dp_size)
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ refuses a second engine in a process, as every stage has one
-    with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.replica_group, enabled=sharded):
-        model = JointModel(recipe, group, objectives)
+    if sharded:
+        with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.replica_group):
+            model = JointModel(recipe, group, objectives)
+    else:
+        with torch.device("meta"):
+            model = JointModel(recipe, group, objectives)
+        device = world.device if world.tp_size == 1 else torch.device("cpu")
+        model.to(_DTYPES[recipe.parallel.precision]).to_empty(device=device)
+        model.tie()
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             if not sharded or world.replica_rank == 0:
@@ -111,7 +122,8 @@ def initialise_engine(
 ) -> deepspeed.DeepSpeedEngine:
     """Any model with the recipe's optimizer, batch sizes and layout; ``learning_rate`` as in `build_engine`."""
     config = deepspeed_config(recipe, world.dp_size)
-    talks = recipe.parallel.zero_stage == 1 and "data_types" in config  # its optimizer prints memory use, in 18 lines
+    # of memory use, in 18 lines, and of gradients that are added up over tensor ranks
+    talks = (recipe.parallel.zero_stage == 1 and "data_types" in config) or world.tp_size > 1
     with contextlib.redirect_stdout(io.StringIO()) if talks else contextlib.nullcontext():
         engine, _, _, _ = deepspeed.initialize(
             model=model,
@@ -121,6 +133,7 @@ def initialise_engine(
             dist_init_required=False,
         )
     if world.tp_size > 1:
+        share_key_values(model, groups.get_tensor_model_parallel_group())
         engine.first_dataloader_check.remove()  # it sends the first batch around; batches are equal by construction
     if recipe.parallel.zero_stage == 0:
         engine.basic_optimizer.state.clear()  # of that empty step, which would count in Adam's bias correction

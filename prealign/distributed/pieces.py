@@ -55,7 +55,8 @@ def parameter_shapes(engine: deepspeed.DeepSpeedEngine) -> dict[str, list[int]]:
 
 def shard_of(engine: deepspeed.DeepSpeedEngine, name: str, parameter: nn.Parameter) -> Shard:
     """What this rank's tensor rank holds of a parameter."""
-    ranks = max(1, engine.autotp_size())
+    split = getattr(parameter, "tensor_model_parallel", False)  # which AutoTP sets on what it splits
+    ranks = max(1, engine.autotp_size()) if split else 1
     return Shard.of(name, _shape(parameter)[0], dist.get_rank() % ranks, ranks)
 
 

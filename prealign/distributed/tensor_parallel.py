@@ -1,7 +1,9 @@
 """Tensor parallelism through DeepSpeed's AutoTP: which layers it shards, and what of a weight a tensor rank holds.
 
 As in Megatron-LM (Shoeybi et al. 2019): the first product of attention and MLP is split by output features, the
-second by input features, whose partial sums are added over the tensor ranks. Everything else is replicated.
+second by input features, whose partial sums are added over the tensor ranks. Everything else is replicated: the input
+of what is split gets the sum of all ranks' gradients, so that what lies before it has equal ones, and so do weights
+that every rank applies to its own heads alone (norms of queries and keys; keys and values of fewer heads than ranks).
 """
 
 import re
@@ -9,26 +11,54 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from deepspeed.module_inject.layers import ColumnParallel
+from torch import nn
 
-from prealign.model.shapes import COLUMN_PARALLEL, ROW_PARALLEL
+from prealign.config.model import ModelConfig
+from prealign.model.attention import KeyValueProjection
+from prealign.model.shapes import COLUMN_PARALLEL, OF_HEADS, ROW_PARALLEL, column_parallel
 
 _COLUMN = re.compile(rf"\.({'|'.join(map(re.escape, COLUMN_PARALLEL))})\.(weight|bias)$")
 _ROW = re.compile(rf"\.({'|'.join(map(re.escape, ROW_PARALLEL))})\.weight$")
 
 
-def autotp_config(ranks: int) -> dict[str, Any]:
+def autotp_config(model: ModelConfig, ranks: int) -> dict[str, Any]:
     """DeepSpeed's ``tensor_parallel`` section for our layer names."""
 
-    def patterns(*layers: str) -> list[str]:
-        return [rf".*\.{re.escape(layer)}\.weight$" for layer in layers]
+    def pattern(*layers: str, of: str = "weight") -> str:
+        return rf".*\.({'|'.join(map(re.escape, layers))})\.({of})$"
 
-    specs: list[dict[str, Any]] = [{"patterns": patterns(*ROW_PARALLEL), "partition_type": "row"}]
-    for layer, fused in COLUMN_PARALLEL.items():
+    columns = column_parallel(model, ranks)
+    partly = pattern(*OF_HEADS, *(COLUMN_PARALLEL.keys() - columns), of="weight|bias")
+    known = [pattern(*ROW_PARALLEL, *columns), partly]
+    specs: list[dict[str, Any]] = [{"patterns": [pattern(*ROW_PARALLEL)], "partition_type": "row"}]
+    for layer, fused in columns.items():
         split = {"shape": [fused, -1], "partition_dim": 0} if fused > 1 else {}
-        specs.append({"patterns": patterns(layer), "partition_type": "column"} | split)
-    known = "|".join(map(re.escape, (*ROW_PARALLEL, *COLUMN_PARALLEL)))
-    specs.append({"patterns": [rf"^(?!.*\.({known})\.weight$).*"], "partition_type": "skip"})
+        specs.append({"patterns": [pattern(layer)], "partition_type": "column"} | split)
+    specs.append({"patterns": [partly], "partition_type": "skip", "grad_allreduce": True})
+    specs.append({"patterns": [rf"^(?!{'|'.join(known)}).*"], "partition_type": "skip"})
     return {"autotp_size": ranks, "partition_config": {"use_default_specs": False, "layer_specs": specs}}
+
+
+class TensorGroup:
+    """The `prealign.model.attention.TensorRanks` of a group of ranks."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.rank = dist.get_rank(group)
+        self.ranks = dist.get_world_size(group)
+        self._group = group
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """As what AutoTP splits by output features treats its input."""
+        return ColumnParallel.apply(self._group, hidden_states)
+
+
+def share_key_values(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """Have each rank compute its own heads of the projections that AutoTP left whole."""
+    for module in model.modules():
+        if isinstance(module, KeyValueProjection):
+            module.tensor_ranks = TensorGroup(group)
 
 
 @dataclass(frozen=True)

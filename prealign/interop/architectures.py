@@ -123,6 +123,15 @@ def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_context,
         }
+    if scaling.kind == "yarn":
+        found |= {
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "original_max_position_embeddings": scaling.original_context,
+            "truncate": scaling.truncate,
+        }
+        if scaling.attention_factor is not None:
+            found["attention_factor"] = scaling.attention_factor
     return found
 
 

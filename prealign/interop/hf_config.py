@@ -189,8 +189,10 @@ def _llama(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     }
     foreign = _differing(config, expected)
     kind = rotary.get("rope_type", rotary.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        foreign.append(f"rope scaling: found {kind!r}; expected none, linear or llama3")
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        foreign.append(f"rope scaling: found {kind!r}; expected none, linear, llama3 or yarn")
+    if kind == "yarn":
+        foreign += _differing(rotary, {"mscale": (None,), "mscale_all_dim": (None,)})
     if rotary.get("partial_rotary_factor", 1.0) != 1.0:
         foreign.append(f"partial_rotary_factor: found {rotary['partial_rotary_factor']}; expected 1")
     kinds = sorted(set(config.get("layer_types") or ["full_attention"]) - {"full_attention"})
@@ -219,11 +221,15 @@ def _llama(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _scaling(kind: str, rotary: dict[str, Any]) -> dict[str, Any] | None:
     """Our `RotaryScaling` of rope parameters; a key that a kind needs and they lack raises `KeyError`."""
-    if kind not in ("linear", "llama3"):
+    if kind not in ("linear", "llama3", "yarn"):
         return None
     found: dict[str, Any] = {"kind": kind, "factor": rotary["factor"]}
     if kind == "llama3":
         found |= {key: rotary[key] for key in ("low_freq_factor", "high_freq_factor")}
+    if kind == "yarn":
+        found |= {"beta_fast": rotary.get("beta_fast") or 32.0, "beta_slow": rotary.get("beta_slow") or 1.0}
+        found |= {"attention_factor": rotary.get("attention_factor"), "truncate": rotary.get("truncate", True)}
+    if kind != "linear":
         found["original_context"] = rotary["original_max_position_embeddings"]
     return found
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,42 @@ class KeyValues:
         return F.scaled_dot_product_attention(q, k, v, is_causal=is_prefill).transpose(1, 2).flatten(0, 1)
 
 
+class TensorRanks(Protocol):
+    """Ranks that share a layer's query heads in equal parts, of which this one has the ``rank``-th of ``ranks``."""
+
+    rank: int
+    ranks: int
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The same values; their gradient is the sum of those of all these ranks."""
+        ...
+
+
+class KeyValueProjection(nn.Linear):
+    """Keys and values of fewer heads than queries have. Where there are more tensor ranks than heads here, every rank
+    holds the whole projection and computes the one head that its query heads ask for; its gradient of the weight is
+    that of this head, and is to be summed over the ranks."""
+
+    def __init__(self, size: int, heads: int, head_size: int, bias: bool) -> None:
+        super().__init__(size, 2 * heads * head_size, bias)
+        self.kv_heads = heads
+        self.tensor_ranks: TensorRanks | None = None
+        """None: all heads are computed."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """``[tokens, D]`` -> keys, then values, of the heads that are computed."""
+        ranks = self.tensor_ranks
+        if ranks is None:
+            return super().forward(hidden_states)
+        head = self.kv_heads * ranks.rank // ranks.ranks
+        weight, bias = (
+            None if whole is None else whole.unflatten(0, (2, self.kv_heads, -1))[:, head].flatten(0, 1)
+            for whole in (self.weight, self.bias)
+        )
+        assert weight is not None
+        return F.linear(ranks(hidden_states), weight, bias)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention (one projection, `qkv`) or, with fewer `kv_heads` than heads, grouped-query attention (two,
     `q` and `kv`). Heads follow from the width of the projections, so they may be sharded."""
@@ -51,13 +87,15 @@ class SelfAttention(nn.Module):
         self.grouped = inner != kv
         if self.grouped:
             self.q = nn.Linear(size, inner, bias)
-            self.kv = nn.Linear(size, 2 * kv, bias)
+            self.kv = KeyValueProjection(size, config.resolved_kv_heads, self.head_size, bias)
         else:
             self.qkv = nn.Linear(size, 3 * inner, bias)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_size, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_size, eps=config.norm_eps)
+        scaling = config.rotary_scaling
+        self.rotary_factor = 1.0 if scaling is None else scaling.resolved_attention_factor
         self.out = nn.Linear(inner, size, config.bias)
         self._attend = attention_function(config.attention)
 
@@ -74,7 +112,7 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
-            q, k = rotated(q, angles), rotated(k, angles)
+            q, k = rotated(q, angles, self.rotary_factor), rotated(k, angles, self.rotary_factor)
         if cache is not None:
             return self.out(cache.attend(q, k, v, layout.groups[0]).flatten(1))
         if self.grouped:  # each head of keys and values for its group of query heads

@@ -56,24 +56,47 @@ def rotary_angles(config: ModelConfig, positions: torch.Tensor) -> torch.Tensor:
     pairs = torch.arange(0, config.resolved_head_size, 2, dtype=torch.float32, device=positions.device)
     frequencies = config.rotary_base ** (-pairs / config.resolved_head_size)
     if config.rotary_scaling is not None:
-        frequencies = _scaled(frequencies, config.rotary_scaling)
+        kept = _kept(frequencies, config, config.rotary_scaling)
+        frequencies = torch.lerp(frequencies / config.rotary_scaling.factor, frequencies, kept)
     return positions.float()[:, None] * frequencies
 
 
-def _scaled(frequencies: torch.Tensor, scaling: RotaryScaling) -> torch.Tensor:
-    slow = frequencies / scaling.factor
-    if scaling.kind == "linear":
-        return slow
-    turns = scaling.original_context * frequencies / (2 * math.pi)  # within the first context: context / wavelength
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return torch.lerp(slow, frequencies, kept)
+def _kept(frequencies: torch.Tensor, config: ModelConfig, scaling: RotaryScaling) -> torch.Tensor:
+    """How far each frequency stays as it is: from 0, where it is divided by the factor, to 1."""
+    match scaling.kind:
+        case "linear":
+            return torch.zeros_like(frequencies)
+        case "llama3":
+            turns = scaling.original_context * frequencies / (2 * math.pi)  # in the first context
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            return ((turns - low) / (high - low)).clamp(0, 1)
+        case "yarn":
+            first, last = _yarn_range(config, scaling)
+            numbers = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
+            return 1 - ((numbers - first) / (last - first or 0.001)).clamp(0, 1)
 
 
-def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+def _yarn_range(config: ModelConfig, scaling: RotaryScaling) -> tuple[float, float]:
+    """Numbers of the frequencies that turn ``beta_fast`` and ``beta_slow`` times in the first context: solutions ``i``
+    of ``turns * 2 pi = original_context * base ** (-2 i / head_size)``, within 0 and the head size, as `transformers`
+    has them."""
+    size, first_context = config.resolved_head_size, scaling.original_context
+
+    def number(turns: float) -> float:
+        return size * math.log(first_context / (2 * math.pi * turns)) / (2 * math.log(config.rotary_base))
+
+    first, last = number(scaling.beta_fast), number(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    return max(first, 0), min(last, size - 1)
+
+
+def rotated(heads: torch.Tensor, angles: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
     """``[tokens, heads, head_size]`` turned by its positions' angles, feature ``i`` together with ``i + head_size / 2``
-    (the order of Hugging Face's Llama)."""
+    (the order of Hugging Face's Llama), and multiplied by ``factor``."""
     wide = torch.promote_types(heads.dtype, torch.float32)
     cos, sin = angles.to(wide).cos()[:, None], angles.to(wide).sin()[:, None]
+    if factor != 1.0:
+        cos, sin = cos * factor, sin * factor
     first, second = heads.to(wide).chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)

@@ -12,7 +12,22 @@ COLUMN_PARALLEL = {"attention.qkv": 3, "attention.q": 1, "attention.kv": 2, "mlp
 ROW_PARALLEL = ("attention.out", "mlp.down")
 """Linear layers that they split by input features: those that write into the residual stream."""
 
+OF_HEADS = ("attention.q_norm", "attention.k_norm")
+"""Layers that every tensor rank holds whole and applies to its own heads alone."""
+
 Shapes = dict[str, tuple[int, ...]]
+
+
+def column_parallel(model: ModelConfig, tensor_size: int) -> dict[str, int]:
+    """`COLUMN_PARALLEL` without what so many tensor ranks do not split: keys and values of fewer heads than ranks."""
+    whole = {"attention.kv"} if model.resolved_kv_heads % tensor_size else set()
+    return {name: fused for name, fused in COLUMN_PARALLEL.items() if name not in whole}
+
+
+def kv_heads_per_rank(model: ModelConfig, tensor_size: int) -> int:
+    """Heads of keys and values that a tensor rank computes; two ranks and more compute the same where there are fewer
+    heads than ranks."""
+    return max(1, model.resolved_kv_heads // tensor_size)
 
 
 def parameter_shapes(model: ModelConfig, vocab_size: int, tensor_size: int = 1) -> Shapes:
@@ -39,7 +54,8 @@ def block_shapes(model: ModelConfig, tensor_size: int = 1) -> Shapes:
     shapes = _norm("attention_norm", model, size)
     projections = {"q": inner, "kv": 2 * kv} if inner != kv else {"qkv": 3 * inner}
     for name, features in projections.items():
-        shapes |= _linear(f"attention.{name}", size, features, model.resolved_attention_bias, tensor_size)
+        ranks = tensor_size if f"attention.{name}" in column_parallel(model, tensor_size) else 1
+        shapes |= _linear(f"attention.{name}", size, features, model.resolved_attention_bias, ranks)
     if model.qk_norm:
         shapes |= {"attention.q_norm.weight": (head,), "attention.k_norm.weight": (head,)}
     shapes |= _linear("attention.out", inner, size, model.bias, tensor_size)
@@ -47,6 +63,17 @@ def block_shapes(model: ModelConfig, tensor_size: int = 1) -> Shapes:
     for name in ("gate", "up") if model.mlp == "swiglu" else ("up",):
         shapes |= _linear(f"mlp.{name}", size, ffn, model.bias, tensor_size)
     return shapes | _linear("mlp.down", ffn, size, model.bias, tensor_size)
+
+
+def product_shapes(model: ModelConfig, tensor_size: int = 1) -> list[tuple[int, int]]:
+    """``(outputs, inputs)`` of the matrix products of one block on a tensor rank: its weights, but of keys and values
+    that it holds whole only the heads that it computes."""
+    kv = 2 * kv_heads_per_rank(model, tensor_size) * model.resolved_head_size
+    held = block_shapes(model, tensor_size)
+    matrices = {name: (shape[0], shape[1]) for name, shape in held.items() if len(shape) == 2}
+    if "attention.kv.weight" in matrices:
+        matrices["attention.kv.weight"] = (kv, model.hidden_size)
+    return list(matrices.values())
 
 
 def parameter_count(recipe: Recipe) -> int:

@@ -6,6 +6,7 @@ GELU ``2 F``; in all ``16 D``. Statistics of norms and of attention's rows are f
 """
 
 from prealign.config.model import ModelConfig
+from prealign.model.shapes import kv_heads_per_rank
 
 WIDE = 4
 """Bytes of what is kept in fp32 whatever the weights are in."""
@@ -15,7 +16,8 @@ def block_bytes(model: ModelConfig, itemsize: int, tensor_size: int = 1, fused_n
     """A token's bytes in one block that is not recomputed. ``fused_norms``: RMSNorm is one kernel, as on a GPU; on a
     CPU its steps keep a tensor each."""
     norms = 2 * _norm_bytes(model, itemsize, fused_norms)
-    return norms + (_attention_bytes(model, itemsize, fused_norms) + _mlp_bytes(model, itemsize)) / tensor_size
+    attention = _attention_bytes(model, itemsize, fused_norms, tensor_size)
+    return norms + attention + _mlp_bytes(model, itemsize) / tensor_size
 
 
 def recomputed_bytes(model: ModelConfig, itemsize: int) -> float:
@@ -54,27 +56,28 @@ def _rms_bytes(size: int, itemsize: int, fused: bool) -> float:
     return 2 * size * itemsize + WIDE if fused else 2 * size * WIDE + WIDE + size * itemsize
 
 
-def _attention_bytes(model: ModelConfig, itemsize: int, fused: bool) -> float:
+def _attention_bytes(model: ModelConfig, itemsize: int, fused: bool, tensor_size: int) -> float:
     head = model.resolved_head_size
-    inner, kv = model.heads * head, model.resolved_kv_heads * head
-    features = float(inner)  # what attention gives
-    if inner != kv:  # queries, and keys and values that are repeated for groups of heads
+    inner = model.heads * head / tensor_size
+    features = inner  # what attention gives
+    if model.heads != model.resolved_kv_heads:  # queries, and keys and values that are repeated for groups of heads
         features += 3 * inner
     else:  # values are a view of the projection, which stays whole beside queries and keys that are turned or normed
         features += 3 * inner + (2 * inner if model.positions == "rotary" or model.qk_norm else 0)
-    kept: float = features * itemsize + WIDE * model.heads
+    kept: float = features * itemsize + WIDE * model.heads / tensor_size
     if model.positions == "rotary":  # sines and cosines, for queries and for keys
         kept += 4 * WIDE * head / 2
-    return kept + (_qk_norm_bytes(model, itemsize, fused) if model.qk_norm else 0)
+    return kept + (_qk_norm_bytes(model, itemsize, fused, tensor_size) if model.qk_norm else 0)
 
 
-def _qk_norm_bytes(model: ModelConfig, itemsize: int, fused: bool) -> float:
+def _qk_norm_bytes(model: ModelConfig, itemsize: int, fused: bool, tensor_size: int) -> float:
     """As of `_rms_bytes`, but that the output is counted above and the input is a view of the projection."""
     head = model.resolved_head_size
-    inner, kv = model.heads * head, model.resolved_kv_heads * head
-    kept = float(WIDE * (model.heads + model.resolved_kv_heads))
+    heads, kv_heads = model.heads / tensor_size, kv_heads_per_rank(model, tensor_size)
+    inner, kv = heads * head, kv_heads * head
+    kept = WIDE * (heads + kv_heads)
     views = fused or itemsize == WIDE  # else the inputs are copies in fp32
-    if views and inner != kv:
+    if views and model.heads != model.resolved_kv_heads:
         kept += (inner + 2 * kv) * itemsize
     if not fused:
         kept += (inner + kv) * WIDE * (1 if views else 2)

@@ -232,12 +232,10 @@ def _candidates(loads: Sequence[StageLoad], layouts: Sequence[Layout], cluster: 
 def _splits(tensor_size: int, sequence_size: int, work: Workload, cluster: Cluster) -> bool:
     """Whether the model divides by the tensor ranks, which lie in a node."""
     model = work.model
-    if tensor_size > 1 and model.qk_norm:
-        return False
     if tensor_size * sequence_size > cluster.per_node or cluster.gpus % (tensor_size * sequence_size):
         return False
-    sizes = (model.heads // sequence_size, model.resolved_kv_heads, model.resolved_ffn_size)
-    return all(size % tensor_size == 0 for size in sizes)
+    sizes = (model.heads // sequence_size, model.resolved_ffn_size)
+    return model.kv_heads_divide(tensor_size) and all(size % tensor_size == 0 for size in sizes)
 
 
 def _divisor(count: int, most: int) -> int:

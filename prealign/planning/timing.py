@@ -3,7 +3,7 @@ computation hides."""
 
 from dataclasses import dataclass
 
-from prealign.model.shapes import block_shapes
+from prealign.model.shapes import product_shapes
 from prealign.planning.cluster import LATENCY, Cluster
 from prealign.planning.layout import Layout, Workload
 from prealign.planning.memory import takes_triangle, text_tokens, word_tokens
@@ -113,9 +113,7 @@ def _pass(work: Workload, layout: Layout, rates: Rates, text: float, words: floa
     model, size, tokens = work.model, layout.itemsize, text + words
     again = 0.0 if every is None else -(-model.layers // every) / model.layers
     block = sum(
-        _product(tokens, shape[0], shape[1], size, rates)
-        for shape in block_shapes(model, layout.tensor_size).values()
-        if len(shape) == 2
+        _product(tokens, outputs, inputs, size, rates) for outputs, inputs in product_shapes(model, layout.tensor_size)
     )
     pairs = text * model.context * model.heads * model.resolved_head_size / layout.tensor_size
     attention = 3.5 * 2 * pairs / rates.attention  # two products of half the square forward, five backward

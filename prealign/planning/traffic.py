@@ -1,6 +1,7 @@
 """Memory traffic of what is no product: bytes that kernels read and write, op by op, counted from the model's code."""
 
 from prealign.config.model import ModelConfig
+from prealign.model.shapes import kv_heads_per_rank
 
 LOGIT_BYTES = 6.0
 """A bf16 logit in our cross-entropy kernel: read twice, written once."""
@@ -20,7 +21,7 @@ def elementwise_bytes(model: ModelConfig, itemsize: int, tensor_size: int = 1) -
     """
     size, ffn = model.hidden_size, model.resolved_ffn_size / tensor_size
     inner = model.heads * model.resolved_head_size / tensor_size
-    kv = model.resolved_kv_heads * model.resolved_head_size / tensor_size
+    kv = kv_heads_per_rank(model, tensor_size) * model.resolved_head_size
     forward: float = 2 * 2 * size + 2 * 3 * size  # norms, residuals; in elements
     backward: float = 2 * 5 * size + 2 * 3 * size
     if model.mlp == "gelu":
@@ -30,7 +31,7 @@ def elementwise_bytes(model: ModelConfig, itemsize: int, tensor_size: int = 1) -
     backward += 2 * (inner + 2 * kv)  # joined
     if model.bias:
         backward += inner + 2 * kv + 2 * size + ffn
-    if inner != kv:  # repeated, and summed
+    if model.heads != model.resolved_kv_heads:  # repeated, and summed
         forward, backward = forward + 2 * (kv + inner), backward + 2 * (kv + inner)
     forward, backward = forward * itemsize, backward * itemsize
     if model.qk_norm:

@@ -24,7 +24,8 @@ from prealign.training.step import take_step
 from tests.conftest import tiny_recipe
 
 BATCH = 8
-LLAMA = {"kv_heads": 2, "positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "ffn_size": 28}
+QWEN = {0: {}, 2: {"attention_bias": True}, 3: {"qk_norm": True, "head_size": 6}}
+LLAMA = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "ffn_size": 28}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Layout:
     heads: int = 2
     llama: bool = False
     """Grouped queries, rotary positions, RMSNorm, SwiGLU, no biases."""
+    kv_heads: int = 2
+    """Where queries are grouped."""
+    qwen: int = 0
+    """2: queries, keys and values have biases; 3: queries and keys have norms, and heads their own size."""
 
 
 def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
@@ -60,7 +65,7 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
             "vocab_multiple": 1,
             "context": layout.context,
             "reset_at_document": layout.reset_at_document,
-            **(LLAMA if layout.llama else {}),
+            **(LLAMA | {"kv_heads": layout.kv_heads} | QWEN[layout.qwen] if layout.llama else {}),
         },
         checkpoint={"every": 1, "keep": 10, "asynchronous": False, **checkpoint},
         batch={"global_batch_size": BATCH, "micro_batch_size": 1},
@@ -88,16 +93,29 @@ def checkpoints_of(folder: Path, recipe: Recipe, world: World) -> Checkpoints:
 
 def train(engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first: int, last: int) -> list[float]:
     """Losses of steps ``first`` to ``last``; a step's samples depend on its number alone."""
-    losses = []
+    return [row["lm_loss"] for row in measured(engine, recipe, world, first, last)]
+
+
+def measured(
+    engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first: int, last: int
+) -> list[dict[str, Any]]:
+    """What `train` makes of each step."""
+    found = []
     for step in range(first, last):
-        rows = torch.randint(
-            0, recipe.vocab_size, (BATCH, recipe.model.context + 1), generator=torch.Generator().manual_seed(step)
-        )
-        mine = rows.chunk(world.dp_size)[world.dp_rank].split(1)
-        source, words = torch.zeros(1, dtype=torch.int64), torch.zeros(3)
-        micro = [MicroBatch(row[:, :-1].contiguous(), row[:, 1:].contiguous(), source, words) for row in mine]
-        losses.append(take_step(engine, recipe, world, micro, None, Clock()).row()["lm_loss"])
-    return losses
+        mine = rows_of(recipe, step).chunk(world.dp_size)[world.dp_rank].split(1)
+        found.append(take_step(engine, recipe, world, [micro_batch(row) for row in mine], None, Clock()).row())
+    return found
+
+
+def rows_of(recipe: Recipe, step: int) -> torch.Tensor:
+    """A step's rows, ``[BATCH, context + 1]``."""
+    shape = (BATCH, recipe.model.context + 1)
+    return torch.randint(0, recipe.vocab_size, shape, generator=torch.Generator().manual_seed(step))
+
+
+def micro_batch(rows: torch.Tensor) -> MicroBatch:
+    sources, words = torch.zeros(len(rows), dtype=torch.int64), torch.zeros(3)
+    return MicroBatch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), sources, words)
 
 
 def state_digest(engine: deepspeed.DeepSpeedEngine) -> str:

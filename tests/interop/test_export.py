@@ -65,6 +65,7 @@ def logits_of(recipe: Recipe, found: FoundWeights, ids: torch.Tensor) -> torch.T
         ("llama, 3.1", {}, "LlamaForCausalLM"),
         ("llama, linear scaling", {}, "LlamaForCausalLM"),
         ("qwen2", {}, "Qwen2ForCausalLM"),
+        ("qwen2, yarn", {}, "Qwen2ForCausalLM"),
         ("qwen3", {}, "Qwen3ForCausalLM"),
     ],
 )

@@ -14,6 +14,7 @@ from prealign.config import Recipe
 from prealign.data.prepared import open_data
 from prealign.errors import UserError
 from prealign.evaluation.loading import FoundWeights, load_model
+from prealign.interop.architectures import architecture_of
 from prealign.interop.export import export
 from prealign.interop.hf_config import read_model
 from prealign.interop.hf_weights import HuggingFaceWeights
@@ -68,17 +69,31 @@ SCALED = {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     },
+    "yarn": {"rope_type": "yarn", "rope_theta": 50.0, "factor": 8.0, "original_max_position_embeddings": 256},
+    "yarn, in its own way": {
+        "rope_type": "yarn",
+        "rope_theta": 50.0,
+        "factor": 2.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 6,
+        "beta_slow": 2.0,
+        "attention_factor": 1.7,
+        "truncate": False,
+    },
 }
 
 
 @pytest.mark.parametrize("kind", SCALED)
 def test_scaled_rotary_positions(kind: str, tmp_path: Path) -> None:
-    stock = stock_model("llama", ROWS, rope_parameters=SCALED[kind])
+    stock = stock_model("llama", ROWS, rope_parameters=dict(SCALED[kind]))
     stock.save_pretrained(tmp_path / "stock")
     recipe = recipe_of(tmp_path / "stock")
-    assert recipe.model.rotary_scaling is not None
-    assert (recipe.model.rotary_scaling.kind, recipe.model.rotary_scaling.factor) == (kind, SCALED[kind]["factor"])
+    scaling = recipe.model.rotary_scaling
+    assert scaling is not None
+    assert (scaling.kind, scaling.factor) == (SCALED[kind]["rope_type"], SCALED[kind]["factor"])
     same_logits(stock, recipe)
+    exported = architecture_of(recipe.model, ROWS).config["rope_parameters"]
+    assert exported.items() >= SCALED[kind].items()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -218,7 +233,20 @@ BAD = [
     ),
     (with_tensor("model.norm.weight", torch.ones(32).to(torch.int8)), r"'model\.norm\.weight' is of type I8; expected"),
     (configured(model_type="mistral"), r"found model_type 'mistral'; expected one of \['gpt2', 'llama'"),
-    (configured(rope_parameters={"rope_type": "yarn", "rope_theta": 5e5, "factor": 4}), r"rope scaling: found 'yarn'"),
+    (
+        configured(rope_parameters={"rope_type": "dynamic", "factor": 4}),
+        r"rope scaling: found 'dynamic'; expected none, ",
+    ),
+    (
+        configured(
+            rope_parameters={"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "mscale": 1}
+        ),
+        r"config\.json: mscale: found 1; expected None; this trainer",
+    ),
+    (
+        configured(rope_parameters={"rope_type": "yarn", "factor": 4}),
+        r"config\.json: original_max_position_embeddings: missing",
+    ),
     (configured(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}), r"config\.json: factor: missing"),
     (
         configured(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=None),

@@ -28,10 +28,12 @@ TOKENS = {"en": 8_192, "de": 2_048}
 """20 steps of 16 x 32 tokens."""
 
 
-def prepared(folder: Path, kind: str, family: str, rows: int, **changes: Any) -> tuple[Recipe, list[str]]:
-    """A checkpoint with its tokenizer, imported by the launcher into the base of a recipe for which data is prepared;
-    the recipe, and what preparation said."""
-    stock_model(kind, rows).save_pretrained(folder / "stock")
+def prepared(
+    folder: Path, kind: str, family: str, rows: int, options: dict[str, Any] | None = None, **changes: Any
+) -> tuple[Recipe, list[str]]:
+    """A checkpoint (with ``options`` of its config) with its tokenizer, imported by the launcher into the base of a
+    recipe for which data is prepared; the recipe, and what preparation said."""
+    stock_model(kind, rows, **options or {}).save_pretrained(folder / "stock")
     specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"] if family == "llama3" else ["<|endoftext|>"]
     stock_tokenizer(family, 600, specials).save(str(folder / "stock" / "tokenizer.json"))
     arguments = ["launchers/import_hf.py", str(folder / "stock"), "--out", str(folder / "imported")]
@@ -154,8 +156,9 @@ def test_an_export_with_clones_goes_on(data_dir: Path, tmp_path: Path) -> None:
 
 def test_llama_with_special_tokens_of_its_own(tmp_path: Path) -> None:
     """Documents end with ``<|end_of_text|>``, which is not the last id, through preparation, training and export; the
-    embedding has rows that the tokenizer does not know."""
-    recipe, _ = prepared(tmp_path, "llama", "llama3", 640, parallel={"precision": "fp32", "zero_stage": 1})
+    embedding has rows that the tokenizer does not know. Two tensor ranks share one head of keys and values."""
+    parallel = {"precision": "fp32", "zero_stage": 1, "tensor_parallel_size": 2}
+    recipe, _ = prepared(tmp_path, "llama", "llama3", 640, {"num_key_value_heads": 1}, parallel=parallel)
     assert (recipe.data.tokenizer.vocab_size, recipe.data.tokenizer.end_id) == (603, 601)
     assert recipe.padded_vocab_size == 640
     reset = recipe.model.model_copy(update={"reset_at_document": True})

@@ -12,12 +12,16 @@ VOCABULARY = 97
 _TODAY = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "ffn_size": 56}
 LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 64}
 """Of wavelengths of 6, 17, 44 and 118 tokens one stays, two are in between, and one is divided."""
+YARN = {"kind": "yarn", "factor": 4.0, "beta_fast": 8.0, "original_context": 64}
+"""Of the same wavelengths the first stays, two are in between, and the last is divided."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": _TODAY | {"kv_heads": 2},
     "llama, one key-value head": _TODAY | {"kv_heads": 1, "rotary_base": 500_000.0},
     "llama, linear scaling": _TODAY | {"kv_heads": 2, "rotary_scaling": {"kind": "linear", "factor": 3.0}},
     "llama, 3.1": _TODAY | {"kv_heads": 2, "rotary_base": 50.0, "rotary_scaling": LLAMA3_SCALING},
+    "qwen2, yarn": _TODAY
+    | {"kv_heads": 2, "attention_bias": True, "norm_eps": 1e-6, "rotary_base": 50.0, "rotary_scaling": YARN},
     "qwen2": _TODAY | {"kv_heads": 2, "attention_bias": True, "norm_eps": 1e-6},
     "qwen3": _TODAY | {"kv_heads": 2, "head_size": 10, "qk_norm": True, "norm_eps": 1e-6},
 }
@@ -62,6 +66,9 @@ def rope_parameters(config: ModelConfig) -> dict[str, Any]:
         found |= {"rope_type": scaling.kind, "factor": scaling.factor}
         if scaling.kind == "llama3":
             found |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+            found["original_max_position_embeddings"] = scaling.original_context
+        if scaling.kind == "yarn":
+            found |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
             found["original_max_position_embeddings"] = scaling.original_context
     return found
 

@@ -99,9 +99,22 @@ def test_operations_count_attention_over_all_heads() -> None:
     [
         ({"kv_heads": 3}, {}, "found heads=4 and kv_heads=3"),
         ({"positions": "rotary", "head_size": 5}, {}, "found positions=rotary and heads of 5 features"),
-        ({"kv_heads": 1}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 and model.kv_heads=1"),
+        (
+            {"heads": 16, "kv_heads": 8, "head_size": 2},
+            {"tensor_parallel_size": 16, "sequence_parallel_size": 2},
+            "found tensor_parallel_size=16, sequence_parallel_size=2 and model.heads=16; expected heads divisible",
+        ),
+        (
+            {"heads": 12, "kv_heads": 4, "head_size": 2},
+            {"tensor_parallel_size": 6},
+            "tensor_parallel_size: found 6 and model.kv_heads=4; expected one that divides the other",
+        ),
+        (
+            {"positions": "rotary", "rotary_scaling": {"kind": "yarn", "factor": 4, "beta_fast": 1}},
+            {},
+            r"beta_fast: found 1; expected more than beta_slow \(1\)",
+        ),
         ({"ffn_size": 33}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 and model.ffn_size=33"),
-        ({"qk_norm": True}, {"tensor_parallel_size": 2}, "tensor_parallel_size: found 2 with model.qk_norm"),
     ],
 )
 def test_what_does_not_fit_together(model: dict[str, Any], parallel: dict[str, Any], message: str) -> None:

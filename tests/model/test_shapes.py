@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prealign.distributed.tensor_parallel import Shard
-from prealign.model.shapes import parameter_shapes
+from prealign.model.shapes import parameter_shapes, product_shapes
 from prealign.objectives.joint import JointModel
 from tests.conftest import tiny_recipe
 from tests.model.families import FAMILIES
@@ -24,10 +24,19 @@ def test_parameters_are_those_of_the_model(family: str, tied: bool) -> None:
     assert list(parameter_shapes(recipe.model, recipe.padded_vocab_size)) == list(expected)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_tensor_ranks_hold_parts(family: str) -> None:
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "qwen3"])
+def test_tensor_ranks_hold_parts(family: str, ranks: int) -> None:
     model = tiny_recipe(Path("no-data"), model={"heads": 4} | FAMILIES[family]).model
-    whole, parts = parameter_shapes(model, 128), parameter_shapes(model, 128, 2)
+    whole, parts = parameter_shapes(model, 128), parameter_shapes(model, 128, ranks)
     for name, shape in parts.items():
-        shard = Shard.of(name, shape[0], 0, 2)
+        if ".kv." in name and ranks == 4:  # two heads, which every rank holds
+            assert shape == whole[name]
+            continue
+        shard = Shard.of(name, shape[0], 0, ranks)
         assert shard.whole_shape(name, torch.Size(shape)) == list(whole[name]), name
+
+
+def test_tensor_ranks_compute_one_head_of_keys_and_values() -> None:
+    model = tiny_recipe(Path("no-data"), model={"heads": 4} | FAMILIES["llama"]).model
+    assert [product_shapes(model, ranks)[1] for ranks in (1, 2, 4)] == [(32, 32), (16, 32), (16, 32)]

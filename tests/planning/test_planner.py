@@ -78,6 +78,18 @@ def test_the_recipes_own_batch() -> None:
         Cluster.of("h100", 12)
 
 
+def test_tensor_ranks_of_few_heads_of_keys_and_values() -> None:
+    """Of 1, 2, 4 and 8 ranks those that divide them, or that they divide."""
+
+    def tried(*overrides: str) -> set[int]:
+        loads, layouts, cluster = parts("llama_150m", 8, "h100", *overrides)
+        return {chosen[0].tensor_size for chosen in planner._candidates(loads, layouts, cluster)}
+
+    assert tried("model.qk_norm=true", "model.kv_heads=2") == {1, 2, 4, 8}
+    assert tried("model.heads=16", "model.kv_heads=1") == {1, 2, 4, 8}
+    assert tried("model.hidden_size=768", "model.heads=24", "model.kv_heads=6") == {1, 2}
+
+
 def test_operations_are_those_of_mfu() -> None:
     recipe = load_recipe("real_1p3b")
     work = Workload.of(stage_of(recipe, "align"))

@@ -73,8 +73,9 @@ def expected(rank: int, ranks: int, layout: engines.Layout, narrow: bool) -> tup
     return found.weights, found.gradients, found.optimizer
 
 
-def check(stage: int, precision: str, ranks: int, tensor_size: int, narrow: bool = False, llama: bool = False) -> None:
-    shape = {"hidden_size": 16, "heads": 4, "llama": True} if llama else {}
+def check(stage: int, precision: str, ranks: int, tensor_size: int, narrow: bool = False, kv_heads: int = 0) -> None:
+    """``kv_heads``: of a Llama; 0: a GPT-2."""
+    shape = {"hidden_size": 16, "heads": 4, "llama": True, "kv_heads": kv_heads} if kv_heads else {}
     layout = engines.Layout(stage, precision, tp_size=tensor_size, **shape)
     found = on_ranks(measured, ranks, layout, narrow)
     assert found == [expected(rank, ranks, layout, narrow) for rank in range(ranks)]
@@ -108,6 +109,6 @@ def test_bytes_with_gradients_in_bf16(stage: int, ranks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "tensor_size"), [(1, 1), (3, 1), (1, 2)])
-def test_bytes_of_llama(stage: int, tensor_size: int) -> None:
-    check(stage, "bf16", 2, tensor_size, llama=True)
+@pytest.mark.parametrize(("stage", "tensor_size", "kv_heads"), [(1, 1, 2), (3, 1, 2), (1, 2, 2), (1, 2, 1), (3, 2, 1)])
+def test_bytes_of_llama(stage: int, tensor_size: int, kv_heads: int) -> None:
+    check(stage, "bf16", 2, tensor_size, kv_heads=kv_heads)
