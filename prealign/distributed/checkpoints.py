@@ -5,6 +5,7 @@ is checked against its SHA-256 before anything is loaded; where one is damaged, 
 is taken. Any number of ranks and tensor ranks and any ZeRO stage goes on from a checkpoint of any other.
 """
 
+import copy
 import logging
 import math
 import shutil
@@ -73,7 +74,9 @@ class Checkpoints:
         self._agree(step, self._make_room(partial) if self._world.is_first else None)
         pieces = owned_pieces(engine, self._world)
         content = batches((key, piece, tensor) for piece in pieces for key, tensor in tensors_of(engine, piece).items())
-        self._pending = _Pending(step, partial, _contents(engine, self._world, step, state))
+        # as it is now: a caller counts on in what it gave while the files are written
+        contents = copy.deepcopy(_contents(engine, self._world, step, state))
+        self._pending = _Pending(step, partial, contents)
         if self._settings.asynchronous:
             self._pending.start(self._world.rank, content)
         else:

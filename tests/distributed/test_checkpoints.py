@@ -171,14 +171,17 @@ def write_ten(rank: int, ranks: int, folder: str) -> dict[str, Any]:
     may_write = threading.Event()
     write_batches = module.write_batches
     module.write_batches = lambda *given: may_write.wait() and write_batches(*given)
-    checkpoints.save(engine, 10, {"step": 10})
+    state = {"step": 10, "spent": {"en": 7}}
+    checkpoints.save(engine, 10, state)
     checkpoints.poll()
     seen["while writing"] = (base / "late" / "latest").exists()
     after = train(engine, recipe, world, 10, 12)
+    state["spent"]["en"] = 8  # as a run counts on
     may_write.set()
     checkpoints.wait()
     found = checkpoints.find()
     assert found is not None
+    assert found.state == {"step": 10, "spent": {"en": 7}}
     checkpoints.load(engine, found)
     seen["late"] = train(engine, recipe, world, 10, 12) == after
 
