@@ -89,6 +89,7 @@ def _section(numbers: Numbers, plan: Plan) -> dict[str, Any]:
         "chance": numbers.chance,
         "missing": list(_missing(numbers)),
         "orders": orders if len(orders) > 1 else [],
+        "of_the_paper": suite.is_of_the_paper,
         "figure": draw(numbers),
         "account": account if len(account) > 1 else [],
         "unequal": numbers.unequal,
@@ -137,11 +138,13 @@ def _missing(numbers: Numbers) -> Iterator[str]:
 
 
 def _orders(numbers: Numbers) -> Table:
-    table = [["column", "the paper's order", "ahead here by", "corrected p", "verdict"]]
+    what = "the paper's order" if numbers.suite.is_of_the_paper else "rows"
+    table = [["column", what, "ahead here by", "corrected p", "verdict"]]
     for order in numbers.orders:
         values = f" ({order.paper[0]:g}, {order.paper[1]:g})" if order.paper else ""
         column = numbers.suite.columns[order.column]
-        table.append([column.label, f"{order.better} ahead of {order.worse}{values}", *in_words(order, column)])
+        ahead = "ahead of" if order.is_of_the_paper else "beside"
+        table.append([column.label, f"{order.better} {ahead} {order.worse}{values}", *in_words(order, column)])
     return table
 
 

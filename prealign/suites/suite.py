@@ -92,7 +92,8 @@ class Suite(Section):
     columns: dict[str, Column]
     rows: Annotated[list[Row], Field(min_length=1)]
     compare: list[tuple[str, str]] = []
-    """Pairs of rows whose order is compared with the paper's, in each column where the paper has both."""
+    """Pairs of rows whose order is compared with the paper's, in each column where the paper has both; in a suite that
+    the paper does not have, which of the two is ahead, in each column that both have."""
     orders: dict[str, list[tuple[str, str]]] = {}
     """By column, pairs (the better row, the worse row) that the paper states without numbers."""
     figure: Literal["perplexity", "facts", "cosine", "bars"]
@@ -111,6 +112,11 @@ class Suite(Section):
             if key not in self.columns:
                 raise ValueError(f"rows, orders: found column '{key}'; expected one of {list(self.columns)}")
         return self
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the paper says anything of its rows."""
+        return bool(self.orders) or any(row.paper for row in self.rows)
 
     def rows_at(self, scale: str) -> list[Row]:
         """The rows that the suite has at a scale."""

@@ -17,7 +17,7 @@ class Order:
 
     column: str
     better: str
-    """Row that the paper has ahead."""
+    """Row that the paper has ahead; in a suite of ours the first of the two."""
     worse: str
     paper: tuple[float, float] | None
     """The paper's values of both; None where it states the order without numbers."""
@@ -26,6 +26,8 @@ class Order:
     seeds: int
     tested: Estimate | None
     """What the verdict rests on; None where there can be none."""
+    is_of_the_paper: bool = True
+    """Whether the paper says anything of the two rows."""
     both_at_chance: bool = False
     """Whether the intervals of both rows hold what guessing reaches."""
     verdict: str = ""
@@ -43,6 +45,8 @@ def orders_of(suite: Suite, rows: list[Row], cells: dict[tuple[str, str], Cell])
         for one, other in suite.compare:
             if one not in by_label or other not in by_label:
                 continue
+            if not suite.is_of_the_paper and (one, key) in cells and (other, key) in cells:
+                yield replace(_order(key, column, one, other, None, cells), is_of_the_paper=False)
             a, b = by_label[one].paper.get(key), by_label[other].paper.get(key)
             if a is None or b is None or a == b:
                 continue
@@ -70,7 +74,8 @@ def judged(pages: list[list[Order]]) -> list[list[Order]]:
             return replace(order, verdict="no verdict: neither is shown to differ from chance")
         text = "not shown to differ"
         if tested.differs:
-            text = "agrees" if order.tested.mean > 0 else "disagrees"
+            words = ("agrees", "disagrees") if order.is_of_the_paper else ("ahead", "behind")
+            text = words[order.tested.mean <= 0]
         return replace(order, verdict=text, p=tested.p, interval=order.tested.interval(tested.level))
 
     return [[verdict(order) for order in orders] for orders in pages]

@@ -187,6 +187,31 @@ def test_verdicts(plan: Plan) -> None:
     assert orders(plan)["lm", "Joint"].verdict == "disagrees"
 
 
+def test_a_suite_of_ones_own_says_which_row_is_ahead(tmp_path: Path) -> None:
+    """Where the paper says nothing, rows are compared in every column that both have."""
+    suite = SUITE.replace("FIGURE", "perplexity")
+    for values in ("{lm: 21.6, clka: 27.7, nli: 74.9}", "{lm: 16.5, clka: 64.6, nli: 79.3}", "{lm: 47.2}"):
+        suite = suite.replace(f", paper: {values}", "")
+    (tmp_path / "own.yaml").write_text(suite)
+    plan = expand([load_suite(str(tmp_path / "own.yaml"))], load_variants(), "demo", tmp_path / "results")
+    for measurement in plan.measurements:
+        perplexity = {"joint": 440.0, "prealign": 390.0, "only_target": 300.0}[measurement.variant]
+        write(
+            plan, measurement, perplexity + measurement.seed**2, [0.5] if measurement.variant == "prealign" else [0.2]
+        )
+    found = orders(plan)
+    assert found.keys() == {("lm", "Joint"), ("clka", "Joint"), ("nli", "Joint"), ("lm", "Target alone")}
+    ahead, behind = found["lm", "Joint"], found["lm", "Target alone"]
+    assert (ahead.better, ahead.paper, ahead.ahead, ahead.verdict) == ("PreAlign", None, 50.0, "ahead")
+    assert (behind.better, behind.ahead, behind.verdict) == ("Joint", -140.0, "behind")
+    lines = write_page(plan, tmp_path / "own.html")
+    assert any("PreAlign beside Joint" in line and "ahead" in line for line in lines)
+    page = (tmp_path / "own.html").read_text()
+    assert "Which rows are ahead?" in page
+    assert "the paper&#39;s?" not in page
+    assert "the paper's?" not in page
+
+
 def test_a_verdict_and_its_interval_say_the_same(plan: Plan) -> None:
     for noise in (0.0, 1.0, 3.0, 10.0, 30.0, 100.0):
         values = {1: (400.0 + noise, [0.4, 0.6]), 2: (401.0, [0.5, 0.5]), 3: (410.0 - noise, [0.3, 0.7])}
