@@ -232,6 +232,7 @@ def backward(
         wide = wide_product(matrix[:, :width], vectors)
         gradient = torch.empty_like(z[layer], memory_format=torch.contiguous_format)
         result.append(torch.mul(wide, grad_losses[layer] / tau, out=gradient))
+        del wide  # gone before the next layer's comes
     return result
 
 

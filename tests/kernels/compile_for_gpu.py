@@ -64,26 +64,35 @@ def build(
         attrs={(places[name],): [["tt.divisibility", 16]] for name in aligned},
     )
     built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    ptx = built.asm["ptx"]
+    said = assembled(ptx, capability)
     return {
         "kernel": kernel.__name__,
-        "spill_bytes": spilled(built.asm["ptx"], capability),
         "dtype": dtype,
         "capability": capability,
         "shared_bytes": built.metadata.shared,
-        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in built.asm["ptx"],
-        "narrow": re.findall(r"(?:ld|st)\.global\.[bu]16", built.asm["ptx"]),
+        # bytes of registers that a thread writes to memory for want of room
+        "spill_bytes": max(int(count) for count in re.findall(r"(\d+) bytes spill stores", said)),
+        # C75xx: products on tensor cores that wait for each other
+        "warnings": [line for line in said.splitlines() if "warning" in line or "(C75" in line],
+        "narrow": re.findall(r"(?:ld|st)\.global\.[bu]16", ptx),
+        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in ptx,
+        # a step's products are under way while the next one's operands are waited for
+        "products_overlap": bool(re.search(r"wgmma\.wait_group\.sync\.aligned\s+1\b", ptx)),
+        "engine_loads": "cp.async.bulk.tensor" in ptx,
+        "async_copies": bool(re.search(r"cp\.async\.c[ag]\.", ptx)),
+        "proxy_fence": "fence.proxy.async" in ptx,
     }
 
 
-def spilled(ptx: str, capability: int) -> int:
-    """Bytes of registers that a thread writes to memory for want of room, as the assembler reports them."""
+def assembled(ptx: str, capability: int) -> str:
+    """What the assembler says of a kernel: registers, spills, warnings."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
         architecture = f"sm_{capability}{'a' if capability >= 90 else ''}"
         command = [triton.knobs.nvidia.ptxas.path, "-v", f"-arch={architecture}", "-o", "/dev/null", file.name]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return max(int(count) for count in re.findall(r"(\d+) bytes spill stores", said))
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def build_symmetric(capability: int) -> None:
