@@ -21,6 +21,7 @@ import triton.language as tl
 from prealign.kernels.chunked import wide_product
 from prealign.kernels.pieces import Pairs, Piece
 from prealign.kernels.symmetric import KINDS
+from prealign.kernels.tiles import Tiles, tiles_for
 
 IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (tl.constexpr(kind) for kind in KINDS)
 
@@ -32,24 +33,6 @@ _ALIGNMENT = 64
 whole lines."""
 
 _LOG2E = 1.4426950408889634
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tile sizes; fixed by dtype, so that the same call gives the same bits on every run."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-def tiles_for(dtype: torch.dtype) -> Tiles:
-    """128 x 256 accumulators fill the registers of eight warps; fp32 operands take twice the shared memory."""
-    if dtype == torch.bfloat16:
-        return Tiles(rows=128, columns=256, depth=64, warps=8, stages=3)
-    return Tiles(rows=64, columns=64, depth=32, warps=4, stages=3)
 
 
 PAIRS = {"PAIRS": 128, "DEPTH": 64, "num_warps": 8}
@@ -253,9 +236,9 @@ class GradientPlan:
     pair_kinds: torch.Tensor
 
 
-def plan_lse(piece: Piece, dtype: torch.dtype) -> LsePlan:
+def plan_lse(piece: Piece, dtype: torch.dtype, size: int) -> LsePlan:
     """Pack the pairs that a row's denominator leaves out, by tile."""
-    tiles = _checked_tiles(dtype)
+    tiles = _checked_tiles(piece, dtype, size)
     left_out = [piece.ignored] if piece.include_self else [piece.ignored, piece.same]
     # each pair once: a word may also be listed as ignored by itself
     width = max(len(piece.columns), 1)
@@ -273,9 +256,9 @@ def plan_lse(piece: Piece, dtype: torch.dtype) -> LsePlan:
     return LsePlan(tiles, index, bits)
 
 
-def plan_gradient(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> GradientPlan:
+def plan_gradient(piece: Piece, dtype: torch.dtype, size: int, row_terms: bool, column_terms: bool) -> GradientPlan:
     """List the pairs whose entries of ``G`` are special in the rows' terms, in the columns' terms, or in both."""
-    tiles = _checked_tiles(dtype)
+    tiles = _checked_tiles(piece, dtype, size)
     special: list[tuple[tl.constexpr, Pairs]] = []
     if row_terms:
         special += [(IGNORED, piece.ignored), (POSITIVE, piece.positives)]
@@ -389,7 +372,7 @@ def _constants(tiles: Tiles, size: int) -> dict[str, int | bool]:
     }
 
 
-def _checked_tiles(dtype: torch.dtype) -> Tiles:
+def _checked_tiles(piece: Piece, dtype: torch.dtype, size: int) -> Tiles:
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"impl='triton' found {dtype}; expected float32 or bfloat16 (float64: impl='chunked')")
-    return tiles_for(dtype)
+    return tiles_for("square", dtype, piece.rows.device, size)

@@ -37,7 +37,7 @@ def forward(
 
     ``z``: a tensor ``[W_local, D]`` for each layer. ``begin``: number of this rank's first word.
     """
-    total, (own_count, _), dtype = len(relations), z[0].shape, z[0].dtype
+    total, (own_count, size), dtype = len(relations), z[0].shape, z[0].dtype
     wide = torch.promote_types(dtype, torch.float32)
     anchors = _anchors(relations, begin, own_count, wide)
     everyone = torch.arange(total, device=z[0].device)
@@ -46,7 +46,7 @@ def forward(
     cosines = torch.zeros_like(losses)
     lse = torch.full((len(z), own_count), torch.inf, dtype=wide, device=z[0].device)
     share = piece.row_share[piece.positives.rows]
-    plan = backend.plan_lse(piece, dtype)
+    plan = backend.plan_lse(piece, dtype, size)
     for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
         rows = own if len(anchors) == len(own) else own[anchors]
         found = backend.row_lse(rows, columns, plan, tau)
@@ -68,7 +68,7 @@ def backward(
     begin: int,
 ) -> list[torch.Tensor]:
     """Gradient with respect to this rank's words, for each layer ``[W_local, D]`` in the dtype of ``z``."""
-    total, own_count, dtype = len(relations), len(z[0]), z[0].dtype
+    total, (own_count, size), dtype = len(relations), z[0].shape, z[0].dtype
     own_numbers = torch.arange(begin, begin + own_count, device=lse.device)
     everyone = torch.arange(total, device=lse.device)
     all_anchors = _anchors(relations, 0, total, lse.dtype)
@@ -76,12 +76,12 @@ def backward(
     if few:
         anchors = _anchors(relations, begin, own_count, lse.dtype)
         piece = make_piece(relations, own_numbers[anchors], everyone, include_self, lse.dtype)
-        as_anchors = backend.plan_gradient(piece, dtype, row_terms=True, column_terms=False)
+        as_anchors = backend.plan_gradient(piece, dtype, size, row_terms=True, column_terms=False)
         piece = make_piece(relations, own_numbers, all_anchors, include_self, lse.dtype)
-        against_anchors = backend.plan_gradient(piece, dtype, row_terms=False, column_terms=True)
+        against_anchors = backend.plan_gradient(piece, dtype, size, row_terms=False, column_terms=True)
     else:
         piece = make_piece(relations, own_numbers, everyone, include_self, lse.dtype)
-        whole = backend.plan_gradient(piece, dtype, row_terms=True, column_terms=True)
+        whole = backend.plan_gradient(piece, dtype, size, row_terms=True, column_terms=True)
     # all layers' at once, so that no later gather waits behind a layer's vectors
     columns_lse = gather_rows(lse.T.contiguous(), total, group).T.contiguous()
     gradients = []

@@ -13,6 +13,7 @@ from triton.compiler import ASTSource, compile
 from triton.runtime import JITFunction
 
 from prealign.kernels import cross_entropy_triton, infonce_triton, pool_triton, symmetric_triton
+from prealign.kernels.tiles import choose, read
 
 POINTERS = {
     **dict.fromkeys(("ids", "starts", "lengths", "targets", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
@@ -98,8 +99,9 @@ def assembled(ptx: str, capability: int) -> str:
 def build_symmetric(capability: int) -> None:
     """The kernels over the upper triangle, with tiles for few and for many words."""
     for words in (4096, 16384):
-        rows, columns = symmetric_triton.tile_shape(words)
-        depth = symmetric_triton._DEPTH
+        shape = symmetric_triton.tile_shape(words)
+        tiles = choose(read(), "triangle", torch.bfloat16, capability, 2048, shape)
+        rows, columns, depth = tiles.rows, tiles.columns, tiles.depth
         fixed = {"ROWS": rows, "COLUMNS": columns}
         engine = capability >= 90
         shapes = ((rows, depth), (columns, depth), (rows, columns), (columns, rows))
@@ -107,7 +109,7 @@ def build_symmetric(capability: int) -> None:
             name: f"tensordesc<bf16{list(shape)}>" if engine else "*bf16" for name, shape in zip(DESCRIPTORS, shapes)
         }
         tile = fixed | {"DEPTH": depth, "TMA": engine, "WHOLE": True, "INTERPRET": False}
-        options = {"num_warps": 8, "num_stages": 3 if columns == 256 else 4}
+        options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
         for kernel in (symmetric_triton._lse_kernel, symmetric_triton._matrix_kernel):
             print(json.dumps(build(kernel, "bf16", capability, options, tile, types)))
         finalise = dict(symmetric_triton._FINALISE)
@@ -119,7 +121,7 @@ def main() -> None:
     for capability in (80, 90):
         build_symmetric(capability)
         for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-            tiles = infonce_triton.tiles_for(torch_dtype)
+            tiles = choose(read(), "square", torch_dtype, capability, 2048)
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
             fixed |= {"WHOLE": True, "INTERPRET": False}

@@ -41,8 +41,8 @@ def main() -> None:
         relations = WordBatches(lexicon, recipe.align, recipe.seed).batch(0).relations
     everyone = torch.arange(len(relations))
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
-    lse = plan_lse(piece, torch.bfloat16)
-    listed = plan_gradient(piece, torch.bfloat16, True, True)
+    lse = plan_lse(piece, torch.bfloat16, 2048)
+    listed = plan_gradient(piece, torch.bfloat16, 2048, True, True)
     column_tiles = -(-len(piece.columns) // lse.tiles.columns)
     special = listed.pair_rows // lse.tiles.rows * column_tiles + listed.pair_columns // lse.tiles.columns
     tiles, pairs = len(lse.tile_index), len(listed.pair_rows)
