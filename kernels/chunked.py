@@ -11,12 +11,12 @@ _PAIR_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Elements of the vectors of listed pairs that are held at a time, on either side; likewise."""
 
 
-def plan_lse(piece: Piece, dtype: torch.dtype, size: int) -> Piece:
+def plan_lse(piece: Piece, dtype: torch.dtype) -> Piece:
     """What the pass needs to know of a piece beforehand, as in `infonce_triton`; here no more than the piece."""
     return piece
 
 
-def plan_gradient(piece: Piece, dtype: torch.dtype, size: int, row_terms: bool, column_terms: bool) -> Piece:
+def plan_gradient(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> Piece:
     """Likewise, for the gradient's rows' or columns' terms, or both."""
     return piece
 

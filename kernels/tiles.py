@@ -58,25 +58,23 @@ def choose(
     dtype: torch.dtype,
     capability: int | None,
     size: int,
-    shape: tuple[int, int] | None = None,
+    shape: tuple[int, int],
 ) -> Tiles:
     """Of the lines that hold for a case the one that says most of it: the card's before others, then the size's.
-    ``shape``: rows and columns, where a plan has fixed them."""
+    ``shape``: rows and columns, which plans are made for."""
     holding = [
         entry
         for entry in table
         if (entry.work, f"torch.{entry.dtype}") == (work, str(dtype))
         and entry.capability in (None, capability)
         and entry.size in (None, size)
-        and shape in (None, (entry.tiles.rows, entry.tiles.columns))
+        and (entry.tiles.rows, entry.tiles.columns) == shape
     ]
     return max(holding, key=lambda entry: (entry.capability is not None, entry.size is not None)).tiles
 
 
 @cache
-def tiles_for(
-    work: str, dtype: torch.dtype, device: torch.device, size: int, shape: tuple[int, int] | None = None
-) -> Tiles:
+def tiles_for(work: str, dtype: torch.dtype, device: torch.device, size: int, shape: tuple[int, int]) -> Tiles:
     """The table's tiles for vectors on a device."""
     return choose(read(), work, dtype, capability_of(device), size, shape)
 

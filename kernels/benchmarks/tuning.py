@@ -17,7 +17,8 @@ from prealign.files import write_atomically
 from prealign.kernels import infonce_triton, multilayer_infonce, passes, symmetric_triton
 from prealign.kernels.benchmarks.measuring import seconds
 from prealign.kernels.benchmarks.problems import Problem, many_positives
-from prealign.kernels.symmetric import tile_shape
+from prealign.kernels.square import square_shape
+from prealign.kernels.symmetric import SymmetricPlan, tile_shape
 from prealign.kernels.tiles import Entry, Tiles, choose, read
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
@@ -38,12 +39,9 @@ _LARGEST_ERROR = 2e-2
 
 def trials(case: str, capability: int) -> list[Tiles]:
     """Sizes that are worth a try, and whose operands fit the shared memory."""
-    shapes = [(128, 256), (128, 128), (256, 128), (64, 256)]
-    if case != "square":  # plans are made for these, where no card is known
-        shapes = [tile_shape(CASES[case])]
     room = SHARED_BYTES.get(capability, _SMALLEST_SHARED)
-    sizes = itertools.product(shapes, (32, 64, 128), (4, 8), (2, 3, 4, 5))
-    found = [Tiles(*shape, depth, warps, stages) for shape, depth, warps, stages in sizes]
+    sizes = itertools.product((32, 64, 128), (4, 8), (2, 3, 4, 5))
+    found = [Tiles(*_shape(case), depth, warps, stages) for depth, warps, stages in sizes]
     # a program's sums, 4 bytes a pair, are to leave a thread registers for the rest
     return [
         tiles
@@ -51,6 +49,11 @@ def trials(case: str, capability: int) -> list[Tiles]:
         if room / 2 < 2 * (tiles.rows + tiles.columns) * tiles.depth * tiles.stages <= room
         and tiles.rows * tiles.columns <= 128 * 32 * tiles.warps
     ]
+
+
+def _shape(case: str) -> tuple[int, int]:
+    """Fixed: plans are made where no card is known."""
+    return square_shape(torch.bfloat16) if case == "square" else tile_shape(CASES[case])
 
 
 def fastest(current: Tiles, others: list[Tiles], measured: Callable[[Tiles], float | None]) -> Tiles:
@@ -72,10 +75,9 @@ def tune(
     ``measured``: seconds of a case with some tiles, or None where it failed. A file that is there is added to.
     """
     table = read(path) if path.is_file() else read()
-    for case, words in CASES.items():
+    for case in CASES:
         work = case.split()[0]
-        shape = tile_shape(words) if work == "triangle" else None
-        current = choose(table, work, torch.bfloat16, capability, size, shape)
+        current = choose(table, work, torch.bfloat16, capability, size, _shape(case))
         tiles = fastest(current, trials(case, capability), partial(measured, case))
         table = _with(table, Entry(work, "bfloat16", capability, size, tiles))
         _write(table, path)
@@ -83,11 +85,10 @@ def tune(
 
 
 def _with(table: list[Entry], entry: Entry) -> list[Entry]:
-    """The table with a line, in place of the one for the same card, size and, of the triangle, shape."""
+    """The table with a line, in place of the one for the same card, size and shape."""
 
     def case(one: Entry) -> tuple[Any, ...]:
-        shape = (one.tiles.rows, one.tiles.columns) if one.work == "triangle" else None
-        return one.work, one.dtype, one.capability, one.size, shape
+        return one.work, one.dtype, one.capability, one.size, one.tiles.rows, one.tiles.columns
 
     return [*(one for one in table if case(one) != case(entry)), entry]
 
@@ -128,6 +129,6 @@ def _run(case: str, problem: Problem) -> list[torch.Tensor]:
         lse = passes.forward(infonce_triton, z, *where)[2]
         return passes.backward(infonce_triton, ones, z, lse, *where)
     plan = relations.plan
-    assert plan is not None  # problems are planned
+    assert isinstance(plan, SymmetricPlan)  # problems are planned
     lse = symmetric_triton.forward(z, relations, plan, tau)[2]
     return symmetric_triton.backward(ones, z, lse, relations, plan, tau)

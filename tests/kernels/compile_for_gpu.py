@@ -13,6 +13,7 @@ from triton.compiler import ASTSource, compile
 from triton.runtime import JITFunction
 
 from prealign.kernels import cross_entropy_triton, infonce_triton, pool_triton, symmetric_triton
+from prealign.kernels.square import square_shape
 from prealign.kernels.tiles import choose, read
 
 POINTERS = {
@@ -121,7 +122,7 @@ def main() -> None:
     for capability in (80, 90):
         build_symmetric(capability)
         for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-            tiles = choose(read(), "square", torch_dtype, capability, 2048)
+            tiles = choose(read(), "square", torch_dtype, capability, 2048, square_shape(torch_dtype))
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
             fixed |= {"WHOLE": True, "INTERPRET": False}

@@ -7,11 +7,14 @@ read from it, a size that depends on data) is an error there.
 import pytest
 import torch
 
-from prealign.kernels import infonce, planned
+from prealign.kernels import infonce, passes, planned, shard
 from prealign.kernels.benchmarks.problems import many_positives
+from prealign.kernels.rank_plan import RankPlan
 from prealign.kernels.relations import Relations
 from tests.kernels.counting import Launches, LiveBytes
+from tests.kernels.test_infonce import sparse_relations
 
+infonce_triton = pytest.importorskip("prealign.kernels.infonce_triton")
 symmetric_triton = pytest.importorskip("prealign.kernels.symmetric_triton")
 META = torch.device("meta")
 GB = 1e9
@@ -80,3 +83,27 @@ def test_waits_are_errors_without_values() -> None:
 def test_memory_beyond_vectors_and_gradients(words: int, most: float, launches: dict[str, Launches]) -> None:
     """GB at 26 layers of size 2048: ``G`` whole, a layer's gradient in fp32; with a padded width a copy of a layer."""
     assert both_passes(26, words, 2048).peak < most * GB
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_several_ranks_wait_for_nothing_either(few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the plan of rank 5 of 8, and all words as if gathered. Own words against all are 16 x 64 tiles a layer."""
+    words, layers, (begin, end) = 16_384, 3, shard(16_384, 5, 8)
+    relations = many_positives(1, words, 8, 0.1, torch.bfloat16, torch.device("cpu")).relations
+    relations = planned(sparse_relations(words, words // 8) if few else relations, False, rank=5, ranks=8).to(META)
+    assert isinstance(relations.plan, RankPlan)
+    launches = {name: Launches() for name in ("_lse_kernel", "_matrix_kernel", "_special_kernel", "_product_kernel")}
+    for name, recorder in launches.items():
+        monkeypatch.setattr(infonce_triton, name, recorder)
+    monkeypatch.setattr(infonce_triton, "wide_product", lambda left, right, out: out)
+    z = [torch.empty((end - begin, 8), dtype=torch.bfloat16, device=META) for _ in range(layers)]
+    everyone = torch.empty((words, 8), dtype=torch.bfloat16, device=META)
+    monkeypatch.setattr(passes, "gathered_layers", lambda z, *_: ((own, everyone) for own in z))
+    monkeypatch.setattr(passes, "gather_rows", lambda local, total, _: local.new_empty((total, *local.shape[1:])))
+    plans = infonce._rank_plans(infonce._tensors_of(relations.plan, begin, end - begin, 8, torch.bfloat16), "triton")
+    where = (relations, 0.1, False, None, begin)
+    _, _, lse = passes.forward(infonce_triton, z, *where, plans[0])
+    gradients = passes.backward(infonce_triton, torch.ones(layers, device=META), z, lse, *where, plans[1])
+    assert [gradient.shape for gradient in gradients] == [(2048, 8)] * layers
+    if not few:
+        assert launches["_lse_kernel"].grids == launches["_matrix_kernel"].grids == [(16 * 64,)] * layers

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, planned, shard
+from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, planned, shard, square
 from prealign.kernels import chunked as chunked_module
 from prealign.kernels.pieces import make_piece
 
@@ -189,10 +189,10 @@ def test_offsets_beyond_32_bits(device: torch.device) -> None:
     everyone = torch.arange(words, device=device)
     relations = full_relations(torch.arange(words) // 2).to(device)
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
-    plan = triton_module.plan_lse(piece, torch.bfloat16, 64)
+    plan = triton_module.plan_lse(piece, torch.bfloat16)
     lse = triton_module.row_lse(near, near, plan, 0.1)
     assert torch.equal(triton_module.row_lse(far, far, plan, 0.1), lse)
-    plan = triton_module.plan_gradient(piece, torch.bfloat16, 64, True, True)
+    plan = triton_module.plan_gradient(piece, torch.bfloat16, True, True)
     expected = triton_module.row_gradient(near, near, plan, 0.1, lse, lse)
     assert torch.equal(triton_module.row_gradient(far, far, plan, 0.1, lse, lse), expected)
 
@@ -212,9 +212,9 @@ def test_grids_have_one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     relations = Relations(nothing, nothing, torch.ones(70_000, dtype=torch.float64))
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
     z = torch.zeros(70_000, 1)
-    triton_module.row_lse(z, z, triton_module.plan_lse(piece, torch.float32, 1), 0.1)
-    tiles = triton_module.tiles_for("square", torch.float32, z.device, 1)
-    assert grids[0] == (-(-70_000 // tiles.rows) * -(-70_000 // tiles.columns),)
+    triton_module.row_lse(z, z, triton_module.plan_lse(piece, torch.float32), 0.1)
+    height, width = square.square_shape(torch.float32)
+    assert grids[0] == (-(-70_000 // height) * -(-70_000 // width),)
     assert all(len(grid) == 1 for grid in grids)
 
 
@@ -254,9 +254,10 @@ def test_positives_cost_the_tiles_nothing() -> None:
     relations = Relations(csr(rows, columns, words), nothing, torch.full((words,), 1 / words))
     everyone = torch.arange(words)
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
-    plan = triton_module.plan_lse(piece, torch.bfloat16, 64)
-    number = torch.arange(words) // plan.tiles.rows * -(-words // plan.tiles.columns)
-    diagonal = (number + torch.arange(words) // plan.tiles.columns).unique()
+    plan = triton_module.plan_lse(piece, torch.bfloat16)
+    height, width = square.square_shape(torch.bfloat16)
+    number = torch.arange(words) // height * -(-words // width)
+    diagonal = (number + torch.arange(words) // width).unique()
     assert (plan.tile_index >= 0).nonzero().flatten().tolist() == diagonal.tolist()
 
 
@@ -284,7 +285,7 @@ def test_double_precision_is_not_for_triton() -> None:
 def test_several_blocks_of_the_workspace(impl: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     relations = random_relations(200, seed=4)
     z = unit_vectors(1, 200, 32, seed=4, dtype=torch.float32).detach()
-    monkeypatch.setattr(triton_module, "_WORKSPACE_ELEMENTS", 64 * 200)
+    monkeypatch.setattr(square, "WORKSPACE_ELEMENTS", 64 * 200)
     monkeypatch.setitem(chunked_module._BLOCK_SCORES, device.type, 64 * 200)
     expected = gradient("reference", z.double().requires_grad_(), relations, 0.1)
     assert_close(gradient(impl, z.to(device).requires_grad_(), relations.to(device), 0.1), expected, 5e-6)

@@ -8,7 +8,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from prealign.config import load_recipe
 from prealign.config.stage import stage_of
-from prealign.kernels import distributed, infonce_triton, symmetric_triton
+from prealign.kernels import distributed, square, symmetric_triton
 from prealign.kernels.symmetric import FEW_FOR_TRIANGLE
 from prealign.model.shapes import parameter_count
 from prealign.objectives import cross_entropy
@@ -45,7 +45,7 @@ def test_parts_of_a_run_on_one_card() -> None:
 def test_limits_are_those_of_what_is_planned() -> None:
     """Planning imports no torch, so it has copies of them."""
     assert planned._FUSED_LOGITS == cross_entropy._FUSED_LOGITS
-    assert planned._WORKSPACE == infonce_triton._WORKSPACE_ELEMENTS
+    assert planned._WORKSPACE == square.WORKSPACE_ELEMENTS
     assert planned._TRIANGLE == symmetric_triton.LARGEST_MATRIX
     assert planned._TRIANGLE_TAU == symmetric_triton.SMALLEST_TAU
     assert planned._TRIANGLE_ANCHORS == FEW_FOR_TRIANGLE
@@ -88,8 +88,8 @@ def test_words_are_shared_and_gathered() -> None:
 
 @pytest.mark.parametrize(("words", "gpus", "most"), [(65_536, 8, 1.2), (262_144, 64, 3.0)])
 def test_many_words_fit(words: int, gpus: int, most: float) -> None:
-    """GB a card for 26 layers of size 2048, beside its own words' vectors and their gradients: two gathered layers (0.54
-    or 2.15), 0.27 for ``G``, a gradient in fp32, bits."""
+    """GB a card for 26 layers of size 2048, beside its own words' vectors and their gradients: two gathered layers
+    (0.54 or 2.15), 0.27 for ``G``, a gradient in fp32, bits."""
     parts = used(replace(WORDS, words=words), gpus).parts
     assert parts["word vectors"] == 2 * 26 * words / gpus * 2048 * 2
     assert parts["gathered vectors"] == 2 * words * 2048 * 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prealign.kernels.symmetric import tile_shape
+from prealign.kernels.square import square_shape
 from prealign.kernels.tiles import Tiles, choose, read, tiles_for
 
 tuning = pytest.importorskip("prealign.kernels.benchmarks.tuning")
@@ -23,11 +23,7 @@ def test_trials_fit_the_card(case: str, capability: int) -> None:
     assert 1 <= len(found) <= 30
     for tiles in found:
         assert 2 * (tiles.rows + tiles.columns) * tiles.depth * tiles.stages <= room
-        assert case == "square" or (tiles.rows, tiles.columns) == tile_shape(tuning.CASES[case])
-
-
-def shape(case: str) -> tuple[int, int]:
-    return tile_shape(tuning.CASES[case])
+        assert (tiles.rows, tiles.columns) == tuning._shape(case)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +49,7 @@ def test_a_table_has_a_line_for_the_card_that_was_measured(tmp_path: Path) -> No
     table = read(path)
     assert len(table) == len(read()) + len(tuning.CASES)
     for case, tiles in chosen.items():
-        work, fixed = case.split()[0], None if case == "square" else shape(case)
+        work, fixed = case.split()[0], tuning._shape(case)
         assert tiles == min(tuning.trials(case, 80), key=lambda one: seconds(case, one))
         assert choose(table, work, torch.bfloat16, 80, 2048, fixed) == tiles
         for capability, size in ((90, 2048), (80, 1024), (None, 2048)):
@@ -63,8 +59,8 @@ def test_a_table_has_a_line_for_the_card_that_was_measured(tmp_path: Path) -> No
 def test_the_table_in_the_tree_has_tiles_for_every_case() -> None:
     """Those that were measured on an H100."""
     here = torch.device("cpu")
-    assert tiles_for("square", torch.bfloat16, here, 2048) == NOW
-    assert tiles_for("square", torch.float32, here, 64) == Tiles(64, 64, 32, 4, 3)
+    assert tiles_for("square", torch.bfloat16, here, 2048, square_shape(torch.bfloat16)) == NOW
+    assert tiles_for("square", torch.float32, here, 64, square_shape(torch.float32)) == Tiles(64, 64, 32, 4, 3)
     assert tiles_for("triangle", torch.bfloat16, here, 2048, (128, 256)) == NOW
     assert tiles_for("triangle", torch.bfloat16, here, 2048, (128, 128)) == Tiles(128, 128, 64, 8, 4)
 
