@@ -14,6 +14,7 @@ setup(
     ],
     package_dir={f"prealign.{name}": name for name in ("kernels", "launchers", "configs")},
     package_data={
+        "prealign.kernels": ["tiles.json"],
         "prealign.facts": ["*.yaml"],
         "prealign.planning": ["record.yaml"],
         "prealign.reports": ["templates/*.html"],

@@ -3,8 +3,8 @@ process groups only."""
 
 from prealign.kernels.distributed import shard
 from prealign.kernels.infonce import multilayer_infonce
+from prealign.kernels.planned import planned
 from prealign.kernels.pool import pool_spans
 from prealign.kernels.relations import Relations, csr, full_relations
-from prealign.kernels.symmetric import planned
 
 __all__ = ["Relations", "csr", "full_relations", "multilayer_infonce", "planned", "pool_spans", "shard"]

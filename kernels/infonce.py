@@ -24,6 +24,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group
 
 from prealign.kernels import chunked, passes
 from prealign.kernels.distributed import shard
+from prealign.kernels.rank_plan import BackwardPlan, ForwardPlan, RankPlan, plans_of
 from prealign.kernels.reference import infonce_reference
 from prealign.kernels.relations import Relations
 from prealign.kernels.symmetric import SymmetricPlan, plan_symmetric
@@ -84,7 +85,7 @@ def multilayer_infonce(
         impl = "triton" if layers[0].is_cuda else "chunked"
     name = group.group_name if group is not None else ""
     tensors = [*relations.positives, *relations.ignored, relations.anchor_weight]
-    planned = plan.tensors() if plan is not None else []
+    planned = _tensors_of(plan, begin, end - begin, ranks, layers[0].dtype)
     losses, cosines, _ = _infonce(layers, *tensors, planned, tau, include_self, name, begin, impl)
     return losses, cosines
 
@@ -117,7 +118,27 @@ def _symmetric_plan(
     ranks = dist.get_world_size(_group(group)) if group else 1
     if not symmetric_triton.applies(z, tau, ranks) or (whole and not symmetric_triton.matrix_fits(len(relations))):
         return None
+    if _is_rank_plan(planned):  # made where there was none of the triangle
+        return None
     return SymmetricPlan.of(planned, include_self) if planned else plan_symmetric(relations, include_self)
+
+
+def _tensors_of(
+    plan: SymmetricPlan | RankPlan | None, begin: int, count: int, ranks: int, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """Of a plan that is of this rank's words; without one the passes plan for themselves."""
+    if isinstance(plan, RankPlan):
+        return plan.tensors() if plan.serves(begin, count, dtype) else []
+    return plan.tensors() if plan is not None and ranks == 1 else []
+
+
+def _is_rank_plan(planned: list[torch.Tensor]) -> bool:
+    return len(planned) > len(SymmetricPlan.__dataclass_fields__)
+
+
+def _rank_plans(planned: list[torch.Tensor], impl: str) -> tuple[ForwardPlan | None, BackwardPlan | None]:
+    """What `passes` take of a plan."""
+    return plans_of(planned) if impl == "triton" and _is_rank_plan(planned) else (None, None)
 
 
 def _group(name: str) -> dist.ProcessGroup | None:
@@ -146,7 +167,8 @@ def _infonce(
             from prealign.kernels import symmetric_triton
 
             return symmetric_triton.forward(z, relations, symmetric, tau)
-        return passes.forward(_backend(impl), z, relations, tau, include_self, _group(group), begin)
+        ready, _ = _rank_plans(plan, impl)
+        return passes.forward(_backend(impl), z, relations, tau, include_self, _group(group), begin, ready)
 
 
 @_infonce.register_fake
@@ -180,7 +202,8 @@ def _infonce_backward(
             from prealign.kernels import symmetric_triton
 
             return symmetric_triton.backward(grad_losses, z, lse, relations, symmetric, tau)
-        return passes.backward(_backend(impl), grad_losses, z, lse, relations, tau, include_self, _group(group), begin)
+        where = (relations, tau, include_self, _group(group), begin)
+        return passes.backward(_backend(impl), grad_losses, z, lse, *where, _rank_plans(plan, impl)[1])
 
 
 @_infonce_backward.register_fake

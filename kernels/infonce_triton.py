@@ -10,46 +10,26 @@ first written as if no pair were special; then the entries of those that are, fr
 fp32 and put in their places, each by one program. Offsets are 64-bit and grids have one axis.
 """
 
-import itertools
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from prealign.kernels.chunked import wide_product
-from prealign.kernels.pieces import Pairs, Piece
+from prealign.kernels.pieces import Pairs
+from prealign.kernels.square import GradientPlan, LsePlan, square_shape
+from prealign.kernels.square import plan_gradient as plan_gradient
+from prealign.kernels.square import plan_lse as plan_lse
 from prealign.kernels.symmetric import KINDS
+from prealign.kernels.tiles import Tiles, tiles_for
 
 IGNORED, IGNORED_BY, POSITIVE, POSITIVE_OF = (tl.constexpr(kind) for kind in KINDS)
-
-_WORKSPACE_ELEMENTS = 1 << 27
-"""Elements of ``G`` held at a time: 256 MB in bf16."""
 
 _ALIGNMENT = 64
 """Rows of the workspace start at multiples of this, whatever the number of words: wide stores, and a product that reads
 whole lines."""
 
 _LOG2E = 1.4426950408889634
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tile sizes; fixed by dtype, so that the same call gives the same bits on every run."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-def tiles_for(dtype: torch.dtype) -> Tiles:
-    """128 x 256 accumulators fill the registers of eight warps; fp32 operands take twice the shared memory."""
-    if dtype == torch.bfloat16:
-        return Tiles(rows=128, columns=256, depth=64, warps=8, stages=3)
-    return Tiles(rows=64, columns=64, depth=32, warps=4, stages=3)
 
 
 PAIRS = {"PAIRS": 128, "DEPTH": 64, "num_warps": 8}
@@ -216,93 +196,11 @@ def _special_kernel(
 # fmt: on
 
 
-@dataclass(frozen=True)
-class LsePlan:
-    """A piece as the lse kernel needs it, the same for every layer.
-
-    ``tile_index``: int32 ``[row tiles x column tiles]``, the number of a tile that has pairs to leave out, -1 for
-    others. ``bits``: int32, for each of these tiles a bit a pair.
-    """
-
-    tiles: Tiles
-    tile_index: torch.Tensor
-    bits: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows of ``G`` that are held at a time, and which of the listed pairs lie in them."""
-
-    rows: slice
-    pairs: slice
-
-
-@dataclass(frozen=True)
-class GradientPlan:
-    """A piece as the gradient's kernels need it, the same for every layer.
-
-    ``pair_*``: int64 ``[E]``, row, column and kind (which sides of what relations) of every pair that is special, by
-    row and column, each once.
-    """
-
-    piece: Piece
-    tiles: Tiles
-    blocks: list[Block]
-    pair_rows: torch.Tensor
-    pair_columns: torch.Tensor
-    pair_kinds: torch.Tensor
-
-
-def plan_lse(piece: Piece, dtype: torch.dtype) -> LsePlan:
-    """Pack the pairs that a row's denominator leaves out, by tile."""
-    tiles = _checked_tiles(dtype)
-    left_out = [piece.ignored] if piece.include_self else [piece.ignored, piece.same]
-    # each pair once: a word may also be listed as ignored by itself
-    width = max(len(piece.columns), 1)
-    keys = torch.cat([_keys(pairs, width) for pairs in left_out]).unique()
-    row, column = keys // width, keys % width
-    column_tiles = triton.cdiv(len(piece.columns), tiles.columns)
-    numbers, which = torch.unique(row // tiles.rows * column_tiles + column // tiles.columns, return_inverse=True)
-    all_tiles = triton.cdiv(len(piece.rows), tiles.rows) * column_tiles
-    index = torch.full((all_tiles,), -1, dtype=torch.int32, device=row.device)
-    index[numbers] = torch.arange(len(numbers), dtype=torch.int32, device=row.device)
-    # bits that differ can be added; bit 31 wraps to the sign
-    place = (which * tiles.rows + row % tiles.rows) * tiles.columns + column % tiles.columns
-    bits = index.new_zeros(max(len(numbers), 1) * tiles.rows * tiles.columns // 32)
-    bits.index_add_(0, place // 32, (torch.ones_like(place) << (place % 32)).to(torch.int32))
-    return LsePlan(tiles, index, bits)
-
-
-def plan_gradient(piece: Piece, dtype: torch.dtype, row_terms: bool, column_terms: bool) -> GradientPlan:
-    """List the pairs whose entries of ``G`` are special in the rows' terms, in the columns' terms, or in both."""
-    tiles = _checked_tiles(dtype)
-    special: list[tuple[tl.constexpr, Pairs]] = []
-    if row_terms:
-        special += [(IGNORED, piece.ignored), (POSITIVE, piece.positives)]
-        special += [] if piece.include_self else [(IGNORED, piece.same)]
-    if column_terms:
-        special += [(IGNORED_BY, piece.ignored_by), (POSITIVE_OF, piece.positive_of)]
-        special += [] if piece.include_self else [(IGNORED_BY, piece.same)]
-    width = max(len(piece.columns), 1)
-    keys, which = torch.unique(torch.cat([_keys(pairs, width) for _, pairs in special]), return_inverse=True)
-    kinds = torch.zeros_like(keys)
-    for (kind, _), entries in zip(special, which.split([len(pairs.rows) for _, pairs in special])):
-        kinds[entries] |= kind.value
-    # a block is a whole number of tiles high
-    height = max(1, _WORKSPACE_ELEMENTS // width // tiles.rows) * tiles.rows
-    first = torch.arange(0, len(piece.rows) + height, height).clamp(max=len(piece.rows)).unique()
-    pairs = torch.searchsorted(keys, (first * width).to(keys.device)).tolist()
-    blocks = [
-        Block(slice(*rows), slice(*pairs))
-        for rows, pairs in zip(itertools.pairwise(first.tolist()), itertools.pairwise(pairs))
-    ]
-    return GradientPlan(piece, tiles, blocks, keys // width, keys % width, kinds)
-
-
 def row_lse(own: torch.Tensor, columns: torch.Tensor, plan: LsePlan, tau: float) -> torch.Tensor:
     """See `prealign.kernels.chunked.row_lse`."""
     rows, size = own.shape
-    row_tiles, column_tiles = triton.cdiv(rows, plan.tiles.rows), triton.cdiv(len(columns), plan.tiles.columns)
+    tiles = _tiles(own)
+    row_tiles, column_tiles = triton.cdiv(rows, tiles.rows), triton.cdiv(len(columns), tiles.columns)
     maxima = torch.empty((column_tiles, rows), dtype=torch.float32, device=own.device)
     sums = torch.empty_like(maxima)
     if rows == 0:
@@ -310,7 +208,7 @@ def row_lse(own: torch.Tensor, columns: torch.Tensor, plan: LsePlan, tau: float)
     _lse_kernel[(row_tiles * column_tiles,)](
         own, columns, plan.tile_index, plan.bits, maxima, sums,
         rows, len(columns), size, own.stride(0), columns.stride(0), row_tiles, column_tiles, _LOG2E / tau,
-        **_constants(plan.tiles, size),
+        **_constants(tiles, size),
     )  # fmt: skip
     largest = maxima.amax(dim=0)
     shift = torch.where(largest == -torch.inf, 0.0, largest)
@@ -326,36 +224,36 @@ def row_gradient(
     column_lse: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `prealign.kernels.chunked.row_gradient`; ``G`` is rounded to the dtype of ``own``."""
-    piece, size = plan.piece, own.shape[1]
+    size, tiles = own.shape[1], _tiles(own)
     if not len(columns):  # no anchors in the batch: nothing to launch, nothing to multiply
         return torch.zeros(own.shape, dtype=torch.float32, device=own.device)
-    row_shift = None if row_lse is None else row_lse * _LOG2E - torch.log2(piece.row_weight)
-    column_shift = None if column_lse is None else column_lse * _LOG2E - torch.log2(piece.column_weight)
+    row_shift = None if row_lse is None else row_lse * _LOG2E - torch.log2(plan.row_weight)
+    column_shift = None if column_lse is None else column_lse * _LOG2E - torch.log2(plan.column_weight)
     terms = {"ROW_TERMS": row_lse is not None, "COLUMN_TERMS": column_lse is not None}
     gradient = torch.empty(own.shape, dtype=torch.float32, device=own.device)
-    column_tiles = triton.cdiv(len(columns), plan.tiles.columns)
-    highest = max((block.rows.stop - block.rows.start for block in plan.blocks), default=0)
+    column_tiles = triton.cdiv(len(columns), tiles.columns)
+    blocks = plan.blocks.tolist()
+    highest = max((end - first for first, end, _, _ in blocks), default=0)
     workspace = own.new_empty((highest, triton.cdiv(len(columns), _ALIGNMENT) * _ALIGNMENT))
     # a product over a number of words that is not a multiple of eight takes a slower path
     padding = -len(columns) % 8
     factors = F.pad(columns, (0, 0, 0, padding)) if padding else columns
     strides = (own.stride(0), columns.stride(0), workspace.stride(0))
-    for block in plan.blocks:
-        first, height = block.rows.start, block.rows.stop - block.rows.start
-        row_tiles = triton.cdiv(height, plan.tiles.rows)
+    for first, end, first_pair, end_pair in blocks:
+        height = end - first
+        row_tiles = triton.cdiv(height, tiles.rows)
         _matrix_kernel[(row_tiles * column_tiles,)](
             own, columns, workspace, row_shift, column_shift,
-            first, block.rows.stop, len(columns), size, *strides, row_tiles, column_tiles, _LOG2E / tau,
-            **terms, **_constants(plan.tiles, size),
+            first, end, len(columns), size, *strides, row_tiles, column_tiles, _LOG2E / tau,
+            **terms, **_constants(tiles, size),
         )  # fmt: skip
-        count = block.pairs.stop - block.pairs.start
-        if count:
-            _special_kernel[(triton.cdiv(count, PAIRS["PAIRS"]),)](
+        if end_pair > first_pair:
+            _special_kernel[(triton.cdiv(end_pair - first_pair, PAIRS["PAIRS"]),)](
                 own, columns, plan.pair_rows, plan.pair_columns, plan.pair_kinds, workspace,
-                row_shift, column_shift, piece.row_share, piece.column_share,
-                block.pairs.start, block.pairs.stop, first, size, *strides, _LOG2E / tau, **terms, **PAIRS,
+                row_shift, column_shift, plan.row_share, plan.column_share,
+                first_pair, end_pair, first, size, *strides, _LOG2E / tau, **terms, **PAIRS,
             )  # fmt: skip
-        wide_product(workspace[:height, : len(factors)], factors, out=gradient[block.rows])
+        wide_product(workspace[:height, : len(factors)], factors, out=gradient[first:end])
     return gradient
 
 
@@ -368,11 +266,6 @@ def pair_products(own: torch.Tensor, columns: torch.Tensor, pairs: Pairs) -> tor
             len(products), own.shape[1], own.stride(0), columns.stride(0), **PAIRS,
         )  # fmt: skip
     return products
-
-
-def _keys(pairs: Pairs, width: int) -> torch.Tensor:
-    """A number for each pair, ascending by row and column; int64 ``[E]``."""
-    return pairs.rows * width + pairs.columns
 
 
 def _constants(tiles: Tiles, size: int) -> dict[str, int | bool]:
@@ -389,7 +282,5 @@ def _constants(tiles: Tiles, size: int) -> dict[str, int | bool]:
     }
 
 
-def _checked_tiles(dtype: torch.dtype) -> Tiles:
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"impl='triton' found {dtype}; expected float32 or bfloat16 (float64: impl='chunked')")
-    return tiles_for(dtype)
+def _tiles(own: torch.Tensor) -> Tiles:
+    return tiles_for("square", own.dtype, own.device, own.shape[1], square_shape(own.dtype))

@@ -17,11 +17,8 @@ import torch
 import torch.distributed as dist
 
 from prealign.kernels.distributed import gather_rows, gathered_layers
-from prealign.kernels.pieces import make_piece
+from prealign.kernels.rank_plan import BackwardPlan, ForwardPlan, plan_backward, plan_forward
 from prealign.kernels.relations import Relations
-
-FEW_FOR_SQUARE = 0.45
-"""Below this share of anchors two pieces cost less than one: ``A W + W A`` against ``W W`` scores."""
 
 
 def forward(
@@ -32,27 +29,26 @@ def forward(
     include_self: bool,
     group: dist.ProcessGroup | None,
     begin: int,
+    plan: ForwardPlan | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss and cosine shares ``[layers]`` and ``lse`` ``[layers, W_local]`` (+inf for words that are no anchors).
 
-    ``z``: a tensor ``[W_local, D]`` for each layer. ``begin``: number of this rank's first word.
+    ``z``: a tensor ``[W_local, D]`` for each layer. ``begin``: number of this rank's first word. ``plan``: of its
+    words, where it was made beforehand.
     """
     total, (own_count, _), dtype = len(relations), z[0].shape, z[0].dtype
+    if plan is None:
+        plan = plan_forward(backend, relations, begin, own_count, include_self, dtype)
     wide = torch.promote_types(dtype, torch.float32)
-    anchors = _anchors(relations, begin, own_count, wide)
-    everyone = torch.arange(total, device=z[0].device)
-    piece = make_piece(relations, anchors + begin, everyone, include_self, wide)
     losses = torch.zeros(len(z), dtype=wide, device=z[0].device)
     cosines = torch.zeros_like(losses)
     lse = torch.full((len(z), own_count), torch.inf, dtype=wide, device=z[0].device)
-    share = piece.row_share[piece.positives.rows]
-    plan = backend.plan_lse(piece, dtype)
     for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
-        rows = own if len(anchors) == len(own) else own[anchors]
-        found = backend.row_lse(rows, columns, plan, tau)
-        lse[layer, anchors] = found
-        cosines[layer] = (backend.pair_products(rows, columns, piece.positives) * share).sum()
-        losses[layer] = (piece.row_weight * found).sum() - cosines[layer] / tau
+        rows = own if len(plan.anchors) == len(own) else own[plan.anchors]
+        found = backend.row_lse(rows, columns, plan.lse, tau)
+        lse[layer, plan.anchors] = found
+        cosines[layer] = (backend.pair_products(rows, columns, plan.positives) * plan.share).sum()
+        losses[layer] = (plan.weight * found).sum() - cosines[layer] / tau
     return losses, cosines, lse
 
 
@@ -66,39 +62,26 @@ def backward(
     include_self: bool,
     group: dist.ProcessGroup | None,
     begin: int,
+    plan: BackwardPlan | None = None,
 ) -> list[torch.Tensor]:
     """Gradient with respect to this rank's words, for each layer ``[W_local, D]`` in the dtype of ``z``."""
     total, own_count, dtype = len(relations), len(z[0]), z[0].dtype
-    own_numbers = torch.arange(begin, begin + own_count, device=lse.device)
-    everyone = torch.arange(total, device=lse.device)
-    all_anchors = _anchors(relations, 0, total, lse.dtype)
-    few = len(all_anchors) < FEW_FOR_SQUARE * total
-    if few:
-        anchors = _anchors(relations, begin, own_count, lse.dtype)
-        piece = make_piece(relations, own_numbers[anchors], everyone, include_self, lse.dtype)
-        as_anchors = backend.plan_gradient(piece, dtype, row_terms=True, column_terms=False)
-        piece = make_piece(relations, own_numbers, all_anchors, include_self, lse.dtype)
-        against_anchors = backend.plan_gradient(piece, dtype, row_terms=False, column_terms=True)
-    else:
-        piece = make_piece(relations, own_numbers, everyone, include_self, lse.dtype)
-        whole = backend.plan_gradient(piece, dtype, row_terms=True, column_terms=True)
+    if plan is None:
+        plan = plan_backward(backend, relations, begin, own_count, include_self, dtype)
+    anchors, all_anchors = plan.anchors, plan.all_anchors
     # all layers' at once, so that no later gather waits behind a layer's vectors
     columns_lse = gather_rows(lse.T.contiguous(), total, group).T.contiguous()
     gradients = []
     for layer, (own, columns) in enumerate(gathered_layers(z, total, group)):
-        if few:
-            result = backend.row_gradient(
-                own, columns[all_anchors], against_anchors, tau, None, columns_lse[layer, all_anchors]
-            )
-            result[anchors] += backend.row_gradient(own[anchors], columns, as_anchors, tau, lse[layer, anchors], None)
+        if anchors is None or all_anchors is None:
+            result = backend.row_gradient(own, columns, plan.whole, tau, lse[layer], columns_lse[layer])
         else:
-            result = backend.row_gradient(own, columns, whole, tau, lse[layer], columns_lse[layer])
+            shift = columns_lse[layer, all_anchors]
+            result = backend.row_gradient(own, columns[all_anchors], plan.against_anchors, tau, None, shift)
+            result[anchors] += backend.row_gradient(
+                own[anchors], columns, plan.as_anchors, tau, lse[layer, anchors], None
+            )
         # scaled and rounded in one go; the wide one is gone before the next layer's comes
         gradients.append(torch.mul(result, grad_losses[layer] / tau, out=torch.empty_like(result, dtype=dtype)))
         del result
     return gradients
-
-
-def _anchors(relations: Relations, begin: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-    """Which of ``count`` words from ``begin`` on are anchors, int64, counted from ``begin``."""
-    return relations.anchor_weight[begin : begin + count].to(dtype).nonzero().flatten()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from prealign.kernels.rank_plan import RankPlan
     from prealign.kernels.symmetric import SymmetricPlan
 
 Csr = tuple[torch.Tensor, torch.Tensor]
@@ -26,7 +27,7 @@ class Relations:
     positives: Csr
     ignored: Csr
     anchor_weight: torch.Tensor
-    plan: "SymmetricPlan | None" = None
+    plan: "SymmetricPlan | RankPlan | None" = None
 
     def __len__(self) -> int:
         return len(self.anchor_weight)

@@ -6,7 +6,7 @@ rank that has all words as rows therefore computes the upper triangle of tiles a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -58,11 +58,6 @@ class SymmetricPlan:
 def tile_shape(words: int) -> tuple[int, int]:
     """Rows and columns of a tile; with few words smaller ones, which keep more of the card busy."""
     return (128, 128) if words <= 8192 else (128, 256)
-
-
-def planned(relations: Relations, include_self: bool) -> Relations:
-    """The relations with their plan, if they can have one: made once, it serves the forward and the backward pass."""
-    return replace(relations, plan=plan_symmetric(relations, include_self))
 
 
 def plan_symmetric(relations: Relations, include_self: bool) -> SymmetricPlan | None:

@@ -16,6 +16,7 @@ from prealign.kernels.chunked import wide_product
 from prealign.kernels.infonce_triton import PAIRS, _product_kernel, _scores, _special_kernel
 from prealign.kernels.relations import Relations, edges
 from prealign.kernels.symmetric import SymmetricPlan, tile_shape
+from prealign.kernels.tiles import tiles_for
 
 SMALLEST_TAU = 1 / 40
 """Below it the smallest terms of a sum could vanish."""
@@ -24,7 +25,6 @@ LARGEST_MATRIX = 1 << 28
 """Elements of ``G``, held whole: 512 MiB in bf16, 16,384 words."""
 
 _LOG2E = 1.4426950408889634
-_DEPTH = 64
 _ALIGNMENT = 64
 _FINALISE = {"WORDS": 64, "TILES": 32, "num_warps": 4}
 _VARYING = ["words", "row_tiles", "column_tiles"]
@@ -232,23 +232,24 @@ def backward(
         wide = wide_product(matrix[:, :width], vectors)
         gradient = torch.empty_like(z[layer], memory_format=torch.contiguous_format)
         result.append(torch.mul(wide, grad_losses[layer] / tau, out=gradient))
+        del wide  # gone before the next layer's comes
     return result
 
 
 def _options(z: torch.Tensor) -> dict[str, int | bool]:
     """Compile-time arguments of the kernels that work on tiles."""
     interpret = bool(triton.knobs.runtime.interpret)
-    rows, columns = tile_shape(len(z))
+    tiles = tiles_for("triangle", z.dtype, z.device, z.shape[1], tile_shape(len(z)))
     engine = interpret or torch.cuda.get_device_capability(z.device)[0] >= 9
     return {
         "TMA": engine,
-        "ROWS": rows,
-        "COLUMNS": columns,
-        "DEPTH": _DEPTH,
-        "WHOLE": z.shape[1] % _DEPTH == 0,
+        "ROWS": tiles.rows,
+        "COLUMNS": tiles.columns,
+        "DEPTH": tiles.depth,
+        "WHOLE": z.shape[1] % tiles.depth == 0,
         "INTERPRET": interpret,
-        "num_warps": 8,
-        "num_stages": 3 if columns == 256 else 4,
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
     }
 
 

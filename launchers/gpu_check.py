@@ -48,7 +48,8 @@ def checks(out: Path) -> list[Check]:
     python = [_PYTHON, "-m"]
     rates = [*python, "prealign.kernels.benchmarks", "--seconds", "0.4"]
     steps = [_PYTHON, "launchers/benchmark.py", "--accumulation", "8", "--steps", "3", "--warmup", "1"]
-    tests = [f"tests/kernels/test_{subject}.py" for subject in ("symmetric", "cross_entropy", "pool", "infonce")]
+    subjects = ("symmetric", "rank_plan", "cross_entropy", "pool", "infonce")
+    tests = [f"tests/kernels/test_{subject}.py" for subject in subjects]
     peers = ["chunked", "eager", "inf-cl", "cut-cross-entropy", "liger-kernel"]
 
     def infonce(name: str, limit: int, *options: str) -> Check:

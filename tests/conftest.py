@@ -53,6 +53,7 @@ LONG = (
     "facts/",
     "kernels/test_infonce.py",
     "kernels/test_pool.py",
+    "kernels/test_rank_plan.py",
     "kernels/test_symmetric.py",
     "interop/test_lm_eval_tasks.py",
     "lexicon/test_llm_translating.py",

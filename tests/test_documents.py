@@ -202,6 +202,8 @@ def test_command_lines_are_taken(command: Command, desk: Path, monkeypatch: pyte
     example = documents.recipe(ROOT / "prealign/data/README.md")
     for file in ("mine.yaml", "tutorial.yaml"):
         (desk / file).write_text(f"{whole or example}\ntranslation: {{model: gpt-4o}}\n")
+    if (ROOT / name.replace(".", "/")).is_dir():  # python -m with a package
+        name += ".__main__"
     with pytest.raises(Parsed) as read:
         importlib.import_module(name).main()
     found = read.value.arguments

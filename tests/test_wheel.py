@@ -48,9 +48,13 @@ def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_kernels_are_in_the_wheel(site: Path, tmp_path: Path) -> None:
-    script = "import prealign.kernels, prealign.kernels.benchmarks as b; print(prealign.kernels.__file__, b.__file__)"
-    for path in run([sys.executable, "-c", script], tmp_path, PYTHONPATH=str(site)).split():
-        assert Path(path).is_relative_to(site)
+    script = (
+        "import prealign.kernels, prealign.kernels.benchmarks as b, prealign.kernels.tiles as t; "
+        "print(prealign.kernels.__file__, b.__file__, t.PATH)"
+    )
+    for path in map(Path, run([sys.executable, "-c", script], tmp_path, PYTHONPATH=str(site)).split()):
+        assert path.is_relative_to(site)
+        assert path.is_file()
 
 
 def test_commands_find_recipes_and_sample_text(site: Path, tmp_path: Path) -> None:

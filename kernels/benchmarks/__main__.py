@@ -1,8 +1,9 @@
-"""``python -m prealign.kernels.benchmarks``: tables, every candidate in a process of its own; on a GPU also a batch of
-65,536 words, and what the kernels are meant to reach, with pass or FAIL.
+"""``python -m prealign.kernels.benchmarks``: tables, every candidate in a process of its own, ours first; on a GPU also
+a batch of 65,536 words, and what the kernels are meant to reach, with pass or FAIL. Eight minutes at most.
 
 --quick          small, for a CPU
---out FILE.json  write the figures, with device, versions, date and command; FILE.png beside it
+--out FILE.json  write the figures as they come, with device, versions, date and command; FILE.png beside it
+--tune           tile sizes for this card and --size, in place of tables: into prealign/kernels/tiles.json, or --out
 """
 
 import argparse
@@ -10,8 +11,8 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 
 from prealign.kernels import planned
-from prealign.kernels.benchmarks.candidates import CANDIDATES
+from prealign.kernels.benchmarks.candidates import CANDIDATES, Candidate
+from prealign.kernels.benchmarks.children import Children
 from prealign.kernels.benchmarks.measuring import matrix_tflops, measure, pool_rates, seconds
 from prealign.kernels.benchmarks.problems import many_positives, one_positive
 from prealign.kernels.benchmarks.targets import MANY_WORDS, verdicts
+from prealign.kernels.tiles import PATH, Tiles, capability_of
 
 KINDS = {"many": many_positives, "one": one_positive, "large": many_positives}
 TITLES = {
@@ -36,43 +39,74 @@ def main() -> int:
     if options.child:
         print(json.dumps(_child(options)))
         return 0
+    if options.tune:
+        return _tune(options)
     device = torch.device(options.device)
+    children = Children(_passed_on(options))
+    chosen = [candidate for candidate in CANDIDATES if not options.only or candidate.name in options.only]
+    if absent := [candidate.name for candidate in chosen if candidate.missing]:
+        print(f"not installed, and left out: {', '.join(absent)} (pip install {' '.join(absent)})")
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "triton": _version("triton")},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": "python -m prealign.kernels.benchmarks " + " ".join(sys.argv[1:]),
         "problem": {key: getattr(options, key) for key in ("layers", "words", "size", "tau", "dtype")},
-        "rates": _run(options, "rates", ""),
+        "rates": children.figures("rates", ""),
         "rows": [],
     }
-    print(f"{report['device']}  {report['versions']}  {report['problem']}\n{json.dumps(report['rates'])}")
-    peak = report["rates"].get("matrix_tflops")
-    for kind, title in TITLES.items():
-        print(f"\n{title}\n{_HEADER}")
-        for candidate in CANDIDATES:
-            if (candidate.single and kind == "many") or (options.only and candidate.name not in options.only):
-                continue
-            if candidate.gpu_only and device.type != "cuda":
-                figures = {"skipped": "needs a CUDA device"}
-            else:
-                figures = _run(options, kind, candidate.name)
-            row = {"kind": kind, "name": candidate.name, "version": _version(candidate.name), **figures}
-            if peak and "tflops" in row:
-                row["of_matrix_rate"] = row["tflops"] / peak
-            report["rows"].append(row)
-            print(_line(row), flush=True)
-            _write(report, options.out)
-    if device.type == "cuda" and options.words >= 16384 and "triton" in (options.only or ["triton"]):
-        options.words = MANY_WORDS
-        report["rows"].append({"kind": "large", "name": "triton", **_run(options, "large", "triton")})
-        print(f"\n{MANY_WORDS:,} words, groups of five\n{_HEADER}\n{_line(report['rows'][-1])}\n\ntargets")
-        print(*verdicts(report), sep="\n")
+    print(f"{report['device']}  {report['versions']}  {report['problem']}\n{json.dumps(report['rates'])}\n{_HEADER}")
+    for kind, candidate in _order(chosen, large=device.type == "cuda" and options.words >= 16384):
+        if candidate.missing or (candidate.gpu_only and device.type != "cuda"):
+            figures: dict[str, Any] = {"skipped": "not installed" if candidate.missing else "needs a CUDA device"}
+        elif kind == "large":
+            many = argparse.Namespace(**vars(options) | {"words": MANY_WORDS})
+            figures = children.figures(kind, candidate.name, _passed_on(many))
+        else:
+            figures = children.figures(kind, candidate.name)
+        row = {"kind": kind, "name": candidate.name, "version": _version(candidate.name), **figures}
+        if "tflops" in row and report["rates"].get("matrix_tflops"):
+            row["of_matrix_rate"] = row["tflops"] / report["rates"]["matrix_tflops"]
+        report["rows"].append(row)
+        print(_line(row), flush=True)
+        _write(report, options.out)
+    print("", *(f"{kind:6} {title}" for kind, title in TITLES.items()), sep="\n")
+    if "large" in {row["kind"] for row in report["rows"]}:
+        print("\ntargets", *verdicts(report), sep="\n")
         report["targets"] = [dataclasses.asdict(verdict) for verdict in verdicts(report)]
     if options.out:
         _write(report, options.out)
         _plot(report, options.out.with_suffix(".png"))
         print(f"\nwritten: {options.out} and {options.out.with_suffix('.png')}")
+    return 0
+
+
+def _order(chosen: list[Candidate], large: bool) -> list[tuple[str, Candidate]]:
+    """Kinds of batches and candidates: the kernels on all of them, then what they are measured against."""
+    kinds = ("many", "one", "large") if large else ("many", "one")
+    pairs = [(kind, candidate) for kind in kinds for candidate in chosen]
+    pairs = [(kind, one) for kind, one in pairs if not (one.single and kind == "many")]
+    pairs = [(kind, one) for kind, one in pairs if kind != "large" or one.name == "triton"]
+    return sorted(pairs, key=lambda pair: pair[1].name != "triton")
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from prealign.kernels.benchmarks.tuning import tune  # imports triton
+
+    capability = capability_of(torch.device("cuda"))
+    assert capability is not None
+    children = Children(_passed_on(options), seconds=math.inf)
+
+    def measured(case: str, tiles: Tiles) -> float | None:
+        name = json.dumps([case, dataclasses.astuple(tiles)])
+        figures = children.figures("tune", name)
+        print(json.dumps({"case": case, **dataclasses.asdict(tiles), **figures}), flush=True)
+        return figures.get("seconds")
+
+    path = options.out or PATH
+    for case, tiles in tune(path, capability, options.size, measured):
+        print(f"{case}, size {options.size}, capability {capability / 10}: {tiles}", flush=True)
+    print(f"written: {path}")
     return 0
 
 
@@ -96,29 +130,31 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.5 if quick else 1.0, help="at least, for each figure")
     parser.add_argument("--only", nargs="*", help="names of candidates")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.words < 2 or options.words % 2:
         parser.error(f"--words: found {options.words}; expected an even number, 2 or more")
+    if options.tune and not torch.cuda.is_available():
+        parser.error("--tune: found no CUDA device; expected one: tile sizes are measured on the card that uses them")
     return options
 
 
-def _run(options: argparse.Namespace, kind: str, name: str) -> dict[str, Any]:
-    """Figures of one candidate, from a process of its own: what it leaves behind or breaks stays there."""
-    command = [sys.executable, "-m", "prealign.kernels.benchmarks", "--child", kind, "--name", name]
-    for key in ("device", "layers", "words", "size", "tau", "dtype", "seconds"):
-        command += [f"--{key}", str(getattr(options, key))]
-    done = subprocess.run(command + ["--quick"] * options.quick, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"failed": f"exit code {done.returncode}: {lines[-1][:300]}"}
-    return json.loads(done.stdout.splitlines()[-1])
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    """Arguments of the command that its measurements get."""
+    keys = ("device", "layers", "words", "size", "tau", "dtype", "seconds")
+    return [text for key in keys for text in (f"--{key}", str(getattr(options, key)))] + ["--quick"] * options.quick
 
 
 def _child(options: argparse.Namespace) -> dict[str, Any]:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     least = options.seconds
+    if options.child == "tune":
+        from prealign.kernels.benchmarks.tuning import measure as measure_tiles  # imports triton
+
+        case, sizes = json.loads(options.name)
+        return measure_tiles(case, Tiles(*sizes), options.size, least)
     if options.child == "rates":
         rates = pool_rates(min(options.layers, 8), options.words, options.size, dtype, device, least)
         relations = many_positives(1, options.words, 8, options.tau, dtype, torch.device("cpu")).relations
@@ -135,15 +171,15 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     return measure(candidate, problem, small, least)
 
 
-_HEADER = f"{'':27}{'forward':>11}{'fwd + bwd':>11}{'TFLOP/s':>9}{'of rate':>8}{'extra MB':>10}  loss, gradient error"
+_HEADER = f"{'':34}{'forward':>11}{'fwd + bwd':>11}{'TFLOP/s':>9}{'of rate':>8}{'extra MB':>10}  loss, gradient error"
 
 
 def _line(row: dict[str, Any]) -> str:
     for reason in ("skipped", "failed"):
         if reason in row:
-            return f"{row['name']:27}{reason}: {row[reason]}"
+            return f"{row['kind']:7}{row['name']:27}{reason}: {row[reason]}"
     return (
-        f"{row['name']:27}{row['forward_s'] * 1e3:>8.1f} ms{row['forward_backward_s'] * 1e3:>8.1f} ms"
+        f"{row['kind']:7}{row['name']:27}{row['forward_s'] * 1e3:>8.1f} ms{row['forward_backward_s'] * 1e3:>8.1f} ms"
         f"{row['tflops']:>9.3g}{row.get('of_matrix_rate', 0):>8.0%}{row['extra_bytes'] / 1e6:>10.0f}"
         f"  {row['loss_error']:.1e} {row['gradient_error']:.1e}{'' if row['same_bits'] else '  other bits each run'}"
     )

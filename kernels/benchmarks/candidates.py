@@ -1,5 +1,6 @@
 """Ours and its peers, each as a function of one or all layers' vectors that gives the summed loss."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,12 @@ class Candidate:
     gpu_only: bool = False
     single: bool = False
     """One positive a word, itself in the denominator, is all that it can do."""
+    package: str | None = None
+    """What must be installed beside torch and triton."""
+
+    @property
+    def missing(self) -> bool:
+        return self.package is not None and importlib.util.find_spec(self.package) is None
 
 
 def _ours(impl: Implementation) -> Callable[[Problem], Loss]:
@@ -85,8 +92,10 @@ CANDIDATES = [
     Candidate("chunked", _ours("chunked"), per_layer=False),
     Candidate("eager", _eager, per_layer=True),
     Candidate("torch.compile", _compiled, per_layer=True, gpu_only=True),
-    Candidate("inf-cl", _inf_cl, per_layer=True, gpu_only=True, single=True),
-    Candidate("cut-cross-entropy", _cut_cross_entropy, per_layer=True, gpu_only=True, single=True),
-    Candidate("liger-kernel", _liger, per_layer=True, gpu_only=True, single=True),
+    Candidate("inf-cl", _inf_cl, per_layer=True, gpu_only=True, single=True, package="inf_cl"),
+    Candidate(
+        "cut-cross-entropy", _cut_cross_entropy, per_layer=True, gpu_only=True, single=True, package="cut_cross_entropy"
+    ),
+    Candidate("liger-kernel", _liger, per_layer=True, gpu_only=True, single=True, package="liger_kernel"),
     Candidate("torch linear_cross_entropy", _torch_linear_cross_entropy, per_layer=True, single=True),
 ]

@@ -54,7 +54,8 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
 
 
 def measure(candidate: Candidate, problem: Problem, small: Problem, least: float) -> dict[str, float | bool]:
-    """Figures of a candidate: times and memory on ``problem``, errors against float64 on ``small``."""
+    """Figures of a candidate: errors against float64 on ``small``, first, then times and memory on ``problem``."""
+    errors = _errors(candidate, small)
     device = problem.z.device
     loss = candidate.build(problem)
     gradient = lambda: _gradient(candidate, loss, problem)  # noqa: E731
@@ -69,7 +70,7 @@ def measure(candidate: Candidate, problem: Problem, small: Problem, least: float
         "tflops": problem.flop / both / 1e12,
         "extra_bytes": extra,
     }
-    return figures | _errors(candidate, small)
+    return figures | errors
 
 
 def pool_rates(layers: int, words: int, size: int, dtype: torch.dtype, device: torch.device, least: float) -> dict:

@@ -112,7 +112,7 @@ def word_inputs(
     batch: WordBatch, rank: int, ranks: int, include_self: bool = False, *, plans: bool = False
 ) -> WordInputs:
     """The share of a word batch that a rank encodes, on the CPU. ``include_self``: as the alignment loss has it.
-    ``plans``: work out what the kernels' passes over the upper triangle need, which is of one rank's batch."""
+    ``plans``: work out what the kernels need of the relations (`prealign.kernels.planned`)."""
     begin, end = shard(len(batch), rank, ranks)
     lengths = batch.lengths[begin:end]
     first = torch.cumsum(batch.lengths, 0) - batch.lengths
@@ -127,5 +127,5 @@ def word_inputs(
     groups = tuple(Group(count, size) for size, count in zip(sizes.tolist(), rows.tolist()))
     relations = batch.relations
     if relations is not None and plans:
-        relations = planned(relations, include_self)
+        relations = planned(relations, include_self, rank, ranks)
     return WordInputs(ids, inner, groups, Spans(starts, lengths), relations)

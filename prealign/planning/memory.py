@@ -16,6 +16,9 @@ _TRIANGLE = 1 << 28
 """Elements of the alignment loss's workspace, with the whole square of pairs and with the triangle (`kernels`)."""
 _TRIANGLE_TAU = 1 / 40
 _TRIANGLE_ANCHORS = 0.4
+_LEAST_SENT = 1 << 20
+_GATHERED = 1 << 29
+"""Bytes that a rank gives to a gather of word vectors, and that lie gathered, unless a layer or two take more."""
 _JOINED = 500_000_000
 """Elements of gradients that DeepSpeed adds up between ranks at a time."""
 _LIVE = 1_000_000_000
@@ -70,6 +73,14 @@ def takes_triangle(work: Workload, layout: Layout, gpus: int) -> bool:
     return alone and layout.bf16 and work.anchors >= _TRIANGLE_ANCHORS and work.tau >= _TRIANGLE_TAU
 
 
+def layers_a_gather(work: Workload, layout: Layout, gpus: int) -> int:
+    """How many layers' word vectors travel between ranks together (`prealign.kernels.distributed`)."""
+    ranks, layers = layout.state_size(gpus), work.aligned_layers
+    share = max(1, -(-work.words // ranks) * work.model.hidden_size * layout.itemsize)
+    fitting = _GATHERED // (ranks * share)
+    return max(1, min(-(-_LEAST_SENT // share), layers if fitting >= layers else fitting // 2, layers))
+
+
 def _pass_parts(work: Workload, layout: Layout, gpus: int) -> dict[str, float]:
     model, size, split = work.model, layout.itemsize, layout.tensor_size
     text = text_tokens(work, layout)
@@ -99,10 +110,13 @@ def _word_parts(work: Workload, layout: Layout, gpus: int) -> dict[str, float]:
         workspace = work.words**2 * layout.itemsize
     else:
         workspace = _WORKSPACE * layout.itemsize
+    together = layers_a_gather(work, layout, gpus)
+    gathered = min(2 * together, work.aligned_layers) * ranks * own
+    whole = work.words if together > 1 or work.words % ranks else 0  # a layer of them, put together
     return {
         "word vectors": 2.0 * work.word_layers * own * row,  # and their gradients
-        "gathered vectors": (2.0 + (work.words % ranks > 0)) * work.words * row if ranks > 1 else 0.0,
-        "kernel workspace": workspace + 4.0 * own * work.model.hidden_size + work.words * work.words / 8,
+        "gathered vectors": float(gathered + whole) * row if ranks > 1 else 0.0,
+        "kernel workspace": workspace + 4.0 * own * work.model.hidden_size + own * work.words / 8,
     }
 
 

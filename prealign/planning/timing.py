@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prealign.model.shapes import product_shapes
 from prealign.planning.cluster import LATENCY, Cluster
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.memory import takes_triangle, text_tokens, word_tokens
+from prealign.planning.memory import layers_a_gather, takes_triangle, text_tokens, word_tokens
 from prealign.planning.rates import OPTIMIZER_BYTES, Rates
 from prealign.planning.states import parameter_groups
 from prealign.planning.traffic import ELEMENTWISE_COMPILED, LOGIT_BYTES, LOGIT_BYTES_UNFUSED, elementwise_bytes
@@ -188,11 +188,12 @@ def _communication(
         if layout.zero_stage:
             parts.append((cluster.gather_seconds(weights, ranks, stride), 0.0))
     if work.words:
-        vectors = work.words * work.model.hidden_size * layout.itemsize
-        layer = cluster.gather_seconds(vectors, ranks, stride)
-        # of the first layer, forward and backward; the others travel meanwhile
-        parts.append((share * 2 * layer, 0.0))
-        parts.append((share * 2 * (work.aligned_layers - 1) * layer, aligning))
+        together = layers_a_gather(work, layout, cluster.gpus)
+        vectors = together * work.words * work.model.hidden_size * layout.itemsize
+        gather = cluster.gather_seconds(vectors, ranks, stride)
+        # of the first layers, forward and backward; the others travel meanwhile
+        parts.append((share * 2 * gather, 0.0))
+        parts.append((share * 2 * (work.aligned_layers / together - 1) * gather, aligning))
     hidden = sum(min(seconds, max(0.0, room)) for seconds, room in parts)
     return sum(seconds for seconds, _ in parts) - hidden + _CONTENTION * hidden, hidden
 

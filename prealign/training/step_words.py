@@ -25,8 +25,8 @@ class StepWords:
 
 
 def words_of(batch: WordBatch, world: World, include_self: bool) -> StepWords:
-    """This rank's share of a word batch, planned where the kernels take plans: on one GPU."""
-    plans = world.device.type == "cuda" and world.replicas == 1
+    """This rank's share of a word batch, planned where the kernels take plans: on GPUs."""
+    plans = world.device.type == "cuda"
     inputs = word_inputs(batch, world.replica_rank, world.replicas, include_self, plans=plans)
     return StepWords(inputs, batch.tokens_per_language(), len(batch))
 

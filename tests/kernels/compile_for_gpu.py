@@ -13,6 +13,8 @@ from triton.compiler import ASTSource, compile
 from triton.runtime import JITFunction
 
 from prealign.kernels import cross_entropy_triton, infonce_triton, pool_triton, symmetric_triton
+from prealign.kernels.square import square_shape
+from prealign.kernels.tiles import choose, read
 
 POINTERS = {
     **dict.fromkeys(("ids", "starts", "lengths", "targets", "pair_rows", "pair_columns", "pair_kinds"), "*i64"),
@@ -64,33 +66,43 @@ def build(
         attrs={(places[name],): [["tt.divisibility", 16]] for name in aligned},
     )
     built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    ptx = built.asm["ptx"]
+    said = assembled(ptx, capability)
     return {
         "kernel": kernel.__name__,
-        "spill_bytes": spilled(built.asm["ptx"], capability),
         "dtype": dtype,
         "capability": capability,
         "shared_bytes": built.metadata.shared,
-        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in built.asm["ptx"],
-        "narrow": re.findall(r"(?:ld|st)\.global\.[bu]16", built.asm["ptx"]),
+        # bytes of registers that a thread writes to memory for want of room
+        "spill_bytes": max(int(count) for count in re.findall(r"(\d+) bytes spill stores", said)),
+        # C75xx: products on tensor cores that wait for each other
+        "warnings": [line for line in said.splitlines() if "warning" in line or "(C75" in line],
+        "narrow": re.findall(r"(?:ld|st)\.global\.[bu]16", ptx),
+        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in ptx,
+        # a step's products are under way while the next one's operands are waited for
+        "products_overlap": bool(re.search(r"wgmma\.wait_group\.sync\.aligned\s+1\b", ptx)),
+        "engine_loads": "cp.async.bulk.tensor" in ptx,
+        "async_copies": bool(re.search(r"cp\.async\.c[ag]\.", ptx)),
+        "proxy_fence": "fence.proxy.async" in ptx,
     }
 
 
-def spilled(ptx: str, capability: int) -> int:
-    """Bytes of registers that a thread writes to memory for want of room, as the assembler reports them."""
+def assembled(ptx: str, capability: int) -> str:
+    """What the assembler says of a kernel: registers, spills, warnings."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
         architecture = f"sm_{capability}{'a' if capability >= 90 else ''}"
         command = [triton.knobs.nvidia.ptxas.path, "-v", f"-arch={architecture}", "-o", "/dev/null", file.name]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return max(int(count) for count in re.findall(r"(\d+) bytes spill stores", said))
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def build_symmetric(capability: int) -> None:
     """The kernels over the upper triangle, with tiles for few and for many words."""
     for words in (4096, 16384):
-        rows, columns = symmetric_triton.tile_shape(words)
-        depth = symmetric_triton._DEPTH
+        shape = symmetric_triton.tile_shape(words)
+        tiles = choose(read(), "triangle", torch.bfloat16, capability, 2048, shape)
+        rows, columns, depth = tiles.rows, tiles.columns, tiles.depth
         fixed = {"ROWS": rows, "COLUMNS": columns}
         engine = capability >= 90
         shapes = ((rows, depth), (columns, depth), (rows, columns), (columns, rows))
@@ -98,7 +110,7 @@ def build_symmetric(capability: int) -> None:
             name: f"tensordesc<bf16{list(shape)}>" if engine else "*bf16" for name, shape in zip(DESCRIPTORS, shapes)
         }
         tile = fixed | {"DEPTH": depth, "TMA": engine, "WHOLE": True, "INTERPRET": False}
-        options = {"num_warps": 8, "num_stages": 3 if columns == 256 else 4}
+        options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
         for kernel in (symmetric_triton._lse_kernel, symmetric_triton._matrix_kernel):
             print(json.dumps(build(kernel, "bf16", capability, options, tile, types)))
         finalise = dict(symmetric_triton._FINALISE)
@@ -110,7 +122,7 @@ def main() -> None:
     for capability in (80, 90):
         build_symmetric(capability)
         for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-            tiles = infonce_triton.tiles_for(torch_dtype)
+            tiles = choose(read(), "square", torch_dtype, capability, 2048, square_shape(torch_dtype))
             options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
             fixed = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": 8}
             fixed |= {"WHOLE": True, "INTERPRET": False}

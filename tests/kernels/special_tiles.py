@@ -13,8 +13,8 @@ from prealign.config import load_recipe
 from prealign.data.prepared import open_data
 from prealign.data.word_batches import WordBatches
 from prealign.kernels import Relations, csr
-from prealign.kernels.infonce_triton import plan_gradient, plan_lse
 from prealign.kernels.pieces import make_piece
+from prealign.kernels.square import plan_gradient, plan_lse, square_shape
 
 WORDS = 16_384
 
@@ -43,8 +43,9 @@ def main() -> None:
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
     lse = plan_lse(piece, torch.bfloat16)
     listed = plan_gradient(piece, torch.bfloat16, True, True)
-    column_tiles = -(-len(piece.columns) // lse.tiles.columns)
-    special = listed.pair_rows // lse.tiles.rows * column_tiles + listed.pair_columns // lse.tiles.columns
+    height, width = square_shape(torch.bfloat16)
+    column_tiles = -(-len(piece.columns) // width)
+    special = listed.pair_rows // height * column_tiles + listed.pair_columns // width
     tiles, pairs = len(lse.tile_index), len(listed.pair_rows)
     print(f"{len(relations):,} words, {len(piece.positives.rows):,} positives, {len(piece.ignored.rows):,} ignored")
     print(f"tiles with any special pair        {len(special.unique()) / tiles:.1%} of {tiles:,}")

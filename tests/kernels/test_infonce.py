@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, planned, shard
+from prealign.kernels import Relations, csr, full_relations, multilayer_infonce, passes, planned, shard, square
 from prealign.kernels import chunked as chunked_module
 from prealign.kernels.pieces import make_piece
 
@@ -213,8 +213,8 @@ def test_grids_have_one_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
     z = torch.zeros(70_000, 1)
     triton_module.row_lse(z, z, triton_module.plan_lse(piece, torch.float32), 0.1)
-    tiles = triton_module.tiles_for(torch.float32)
-    assert grids[0] == (-(-70_000 // tiles.rows) * -(-70_000 // tiles.columns),)
+    height, width = square.square_shape(torch.float32)
+    assert grids[0] == (-(-70_000 // height) * -(-70_000 // width),)
     assert all(len(grid) == 1 for grid in grids)
 
 
@@ -255,8 +255,9 @@ def test_positives_cost_the_tiles_nothing() -> None:
     everyone = torch.arange(words)
     piece = make_piece(relations, everyone, everyone, False, torch.float32)
     plan = triton_module.plan_lse(piece, torch.bfloat16)
-    number = torch.arange(words) // plan.tiles.rows * -(-words // plan.tiles.columns)
-    diagonal = (number + torch.arange(words) // plan.tiles.columns).unique()
+    height, width = square.square_shape(torch.bfloat16)
+    number = torch.arange(words) // height * -(-words // width)
+    diagonal = (number + torch.arange(words) // width).unique()
     assert (plan.tile_index >= 0).nonzero().flatten().tolist() == diagonal.tolist()
 
 
@@ -284,7 +285,7 @@ def test_double_precision_is_not_for_triton() -> None:
 def test_several_blocks_of_the_workspace(impl: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     relations = random_relations(200, seed=4)
     z = unit_vectors(1, 200, 32, seed=4, dtype=torch.float32).detach()
-    monkeypatch.setattr(triton_module, "_WORKSPACE_ELEMENTS", 64 * 200)
+    monkeypatch.setattr(square, "WORKSPACE_ELEMENTS", 64 * 200)
     monkeypatch.setitem(chunked_module._BLOCK_SCORES, device.type, 64 * 200)
     expected = gradient("reference", z.double().requires_grad_(), relations, 0.1)
     assert_close(gradient(impl, z.to(device).requires_grad_(), relations.to(device), 0.1), expected, 5e-6)

@@ -7,6 +7,7 @@ import torch
 
 from prealign.kernels import Relations, csr, multilayer_infonce, planned
 from prealign.kernels import symmetric as plans
+from prealign.kernels.rank_plan import RankPlan
 from tests.kernels.test_infonce import RELATIONS, gradient, random_relations, unit_vectors
 
 symmetric_triton = pytest.importorskip("prealign.kernels.symmetric_triton")
@@ -67,13 +68,15 @@ def test_a_word_that_ignores_all_others(device: torch.device) -> None:
     assert grad.isfinite().all()
 
 
-def test_no_plan_for_one_sided_ignoring_and_for_few_anchors() -> None:
+def test_no_triangle_for_one_sided_ignoring_and_for_few_anchors() -> None:
     words = torch.arange(40)
     pairs, nothing = csr(words, words ^ 1, 40), torch.empty(0, dtype=torch.int64)
     weight = torch.full((40,), 1 / 40)
-    assert planned(Relations(pairs, csr(words[:1], words[5:6], 40), weight), False).plan is None
+    one_sided = Relations(pairs, csr(words[:1], words[5:6], 40), weight)
     few = Relations(pairs, csr(nothing, nothing, 40), weight * (words < 10))
-    assert planned(few, False).plan is None
+    for relations in (one_sided, few):
+        assert plans.plan_symmetric(relations, False) is None
+        assert isinstance(planned(relations, False).plan, RankPlan)
 
 
 def test_plan_for_another_loss_is_refused() -> None:

@@ -8,7 +8,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from prealign.config import load_recipe
 from prealign.config.stage import stage_of
-from prealign.kernels import infonce_triton, symmetric_triton
+from prealign.kernels import distributed, square, symmetric_triton
 from prealign.kernels.symmetric import FEW_FOR_TRIANGLE
 from prealign.model.shapes import parameter_count
 from prealign.objectives import cross_entropy
@@ -45,10 +45,13 @@ def test_parts_of_a_run_on_one_card() -> None:
 def test_limits_are_those_of_what_is_planned() -> None:
     """Planning imports no torch, so it has copies of them."""
     assert planned._FUSED_LOGITS == cross_entropy._FUSED_LOGITS
-    assert planned._WORKSPACE == infonce_triton._WORKSPACE_ELEMENTS
+    assert planned._WORKSPACE == square.WORKSPACE_ELEMENTS
     assert planned._TRIANGLE == symmetric_triton.LARGEST_MATRIX
     assert planned._TRIANGLE_TAU == symmetric_triton.SMALLEST_TAU
     assert planned._TRIANGLE_ANCHORS == FEW_FOR_TRIANGLE
+    for words, gpus in ((100, 2), (4096, 8), (4097, 64), (4096, 512), (16_384, 512), (262_144, 64)):
+        expected = distributed.layers_a_gather(26, words, 2048, 2, gpus)
+        assert planned.layers_a_gather(replace(WORDS, words=words), LAYOUT, gpus) == expected
     zero = DeepSpeedZeroConfig()
     assert (planned._LIVE, LAYOUT.bucket) == (zero.max_live_parameters, zero.reduce_bucket_size)
 
@@ -79,6 +82,18 @@ def test_words_are_shared_and_gathered() -> None:
     assert many["word vectors"] == alone["word vectors"] / 8
     assert many["gathered vectors"] == 2 * 16_384 * 2048 * 2
     assert "gathered vectors" not in alone
+    few = used(replace(WORDS, words=4096), 512).parts  # 26 layers in one gather, and one put together
+    assert few["gathered vectors"] == 27 * 4096 * 2048 * 2
+
+
+@pytest.mark.parametrize(("words", "gpus", "most"), [(65_536, 8, 1.2), (262_144, 64, 3.0)])
+def test_many_words_fit(words: int, gpus: int, most: float) -> None:
+    """GB a card for 26 layers of size 2048, beside its own words' vectors and their gradients: two gathered layers
+    (0.54 or 2.15), 0.27 for ``G``, a gradient in fp32, bits."""
+    parts = used(replace(WORDS, words=words), gpus).parts
+    assert parts["word vectors"] == 2 * 26 * words / gpus * 2048 * 2
+    assert parts["gathered vectors"] == 2 * words * 2048 * 2
+    assert parts["gathered vectors"] + parts["kernel workspace"] < most * 1e9
     assert takes_triangle(WORDS, LAYOUT, 1)
     assert not takes_triangle(replace(WORDS, tau=0.01), LAYOUT, 1)
 

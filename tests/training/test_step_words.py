@@ -9,6 +9,7 @@ import torch
 from prealign.config.stage import align_stage
 from prealign.data.prepared import open_data
 from prealign.distributed.world import World
+from prealign.kernels.rank_plan import RankPlan
 from prealign.objectives.inputs import WordInputs, word_inputs
 from prealign.training.step_words import StepWords, step_words, words_of
 from prealign.training.words import word_batches
@@ -49,7 +50,7 @@ def test_no_steps_no_words(data_dir: Path) -> None:
 
 
 def test_a_plan_is_made_on_request_and_moves_along(data_dir: Path) -> None:
-    """What one GPU gets: `words_of` asks for it there."""
+    """What GPUs get: `words_of` asks for it there."""
     stage = align_stage(tiny_recipe(data_dir))
     batch = word_batches(stage, open_data(stage.recipe)).batch(0)
     planned = word_inputs(batch, 0, 1, plans=True)
@@ -60,6 +61,10 @@ def test_a_plan_is_made_on_request_and_moves_along(data_dir: Path) -> None:
     assert moved.relations is not None
     assert moved.relations.plan is not None
     assert {tensor.device.type for tensor in moved.relations.plan.tensors()} == {"meta"}
+    second = word_inputs(batch, 1, 2, plans=True).relations
+    assert second is not None
+    assert isinstance(second.plan, RankPlan)
+    assert (second.plan.begin, second.plan.count) == (len(batch) // 2, len(batch) // 2)
     relations = words_of(batch, ONE, include_self=False).inputs.relations
     assert relations is not None
     assert relations.plan is None
