@@ -12,13 +12,16 @@ appends a JSON line for each to --json as it comes; the same command goes on fro
 
 import argparse
 import json
+import math
 import os
-import shlex
 import sys
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prealign.config import Recipe, load_recipe
@@ -27,7 +30,7 @@ from prealign.config.loading import validate
 from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES, stage_of
 from prealign.errors import UserError, run
-from prealign.files import write_atomically
+from prealign.files import digest, write_atomically
 
 
 def main() -> None:
@@ -86,35 +89,47 @@ def main() -> None:
 
 def sweep_over(arguments: argparse.Namespace) -> None:
     """Measure a grid of recipes and print it as a table, the best first."""
-    from prealign.training.benchmark_sweep import Axis, points, sweep
+    from prealign.suites.benchmark_sweep import MEASURED, Axis, Point, Record, combinations, sweep
+    from prealign.suites.launching import Processes
 
     if "LOCAL_RANK" in os.environ:
         raise UserError("--sweep: found a launcher of processes around it; start it with python, and give --launcher")
-    grid = points([Axis.parse(text) for text in arguments.sweep])
-    for overrides in grid:
-        load_recipe(arguments.config, [*arguments.overrides, *overrides])
-    launcher = shlex.split(arguments.launcher)
-    launcher[:1] = [sys.executable] if launcher[:1] == ["python"] else launcher[:1]
-    command = [*launcher, __file__, "--config", arguments.config, "--data", arguments.data]
-    command += [word for stage in arguments.stage or [] for word in ("--stage", stage)]
+    if not 0 < arguments.limit < math.inf:
+        raise UserError(f"--limit: found {arguments.limit:g}; expected seconds, more than 0")
+    points = []
+    for overrides in combinations([Axis.parse(text) for text in arguments.sweep]):
+        try:
+            recipe = load_recipe(arguments.config, [*arguments.overrides, *overrides])
+            points.append(Point(overrides, digest(recipe.model_dump(mode="json"))))
+        except UserError as error:
+            points.append(Point(overrides, None, str(error)))
+    if all(point.recipe is None for point in points):
+        raise UserError(points[0].refused)
+    words = ["--config", arguments.config, "--data", arguments.data]
+    words += [word for stage in arguments.stage or [] for word in ("--stage", stage)]
     for name in ("steps", "warmup", "accumulation"):
-        command += [f"--{name}", str(getattr(arguments, name))]
-    rows = sweep(
-        grid, [*command, *arguments.overrides], arguments.json, arguments.limit, lambda line: print(line, flush=True)
-    )
+        words += [f"--{name}", str(getattr(arguments, name))]
+    record = Record(arguments.json)
+    with Processes(arguments.launcher, Path(__file__).parent) as processes:
+        say = partial(print, flush=True)
+        rows = sweep(points, [*words, *arguments.overrides], processes, record, arguments.limit, say)
     show_sweep(rows)
+    if all(row["outcome"] != MEASURED for row in rows):
+        sys.exit(1)
 
 
 def show_sweep(rows: list[dict[str, Any]]) -> None:
     """Print the combinations of a sweep as a table, the fastest first."""
-    from prealign.training.benchmark_sweep import MEASURED, last_stage, speed
+    from prealign.suites.benchmark_sweep import MEASURED, last_stage, speed
 
-    keys = [change.partition("=")[0].rpartition(".")[2] for change in rows[0]["overrides"]]
-    table = Table(*keys, "tokens/s", "MFU", "peak GB", "s/step")
+    keys = [change.partition("=")[0] for change in rows[0]["overrides"]]
+    short = [key.rpartition(".")[2] for key in keys]
+    headings = keys if len(set(short)) < len(short) else short
+    table = Table(*headings, "tokens/s", "MFU", "peak GB", "s/step")
     for row in sorted(rows, key=lambda row: -speed(row)):
-        values = [change.partition("=")[2] for change in row["overrides"]]
+        values = [escape(change.partition("=")[2]) for change in row["overrides"]]
         if row["outcome"] != MEASURED:
-            table.add_row(*values, row["outcome"])
+            table.add_row(*values, escape(row["outcome"]))
             continue
         stage = last_stage(row)
         mfu = f"{100 * stage['mfu']:.1f} %" if stage["mfu"] is not None else "N/A"

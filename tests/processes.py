@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +95,13 @@ def _on_rank(function: Callable[..., Any], rank: int, ranks: int, port: int, res
         dist.destroy_process_group()
     except BaseException:
         results.put((rank, (None, traceback.format_exc())))
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Wait for at most 30 seconds until a condition holds."""
+    waiting = threading.Event()
+    for _ in range(600):
+        if true():
+            return
+        waiting.wait(0.05)
+    raise AssertionError("nothing happened in 30 seconds")

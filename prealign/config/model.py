@@ -117,7 +117,8 @@ class ModelConfig(Section):
     new_rows: Literal["pieces", "translations"] = "pieces"
     """What embedding and LM head have at first for tokens that a checkpoint's tokenizer lacks. `pieces`: the mean of
     the rows of the tokens that it cuts them into. `translations`: where the token is a word of the alignment table, the
-    mean over its source words of the mean of their rows, else as `pieces`."""
+    mean over its source words of the mean of their rows, else as `pieces`; the table is that of the align stage
+    (`lexicon.top_fraction`, `lexicon.permute`)."""
     vocab_multiple: Count = 128
     """The embedding tables are padded to a multiple of this many rows."""
     reset_at_document: bool = False

@@ -294,9 +294,18 @@ class Recipe(Section):
 
     def _check_extension(self) -> None:
         extension = self.data.tokenizer.extension
+        if self.model.new_rows != "pieces" and (extension is None or self.model.imported_from is None):
+            raise ValueError(
+                f"model.new_rows: found '{self.model.new_rows}' without data.tokenizer.extension, or without a "
+                f"checkpoint in model.init; there are no new rows then; leave it out"
+            )
         if extension is None:
             return
-        if self.padded_vocab_size - self.vocab_size >= _MOST_PADDING > 0:
+        if len(set(extension.languages)) < len(extension.languages):
+            raise ValueError(
+                f"data.tokenizer.extension.languages: found {extension.languages}; expected each language once"
+            )
+        if self.padded_vocab_size - self.vocab_size >= _MOST_PADDING:
             raise ValueError(
                 f"model.vocab_multiple: found {self.model.vocab_multiple:,} with data.tokenizer.extension, which pads "
                 f"{self.vocab_size:,} rows to {self.padded_vocab_size:,}; expected a small one, as 128 (a checkpoint's "

@@ -41,24 +41,30 @@ def read_tokenizer(path: Path, end: str | None = None) -> Tokenizer:
     return Tokenizer(ranks, pattern, SpecialTokens(ids, _end(path, ids, end)))
 
 
-def check_ranks(folder: Path, tokenizer: Tokenizer, below: int) -> None:
-    """Raise `UserError` where ``folder`` has a ``tokenizer.json`` whose ids stand for other tokens than the ids lower
-    than ``below`` of the prepared data, or is of a kind that we do not read."""
+def check_ranks(folder: Path, tokenizer: Tokenizer, given: int) -> int:
+    """How many of the prepared data's tokens a checkpoint has: the ``given`` first, or all of them, where it is of a
+    run with the same `data.tokenizer.extension`. Without a ``tokenizer.json`` in ``folder``: ``given``.
+
+    Raises `UserError` where its ids stand for other tokens, or where it is of a kind that we do not read.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        return
+        return given
     try:
         content = _read(path)
         ids = _special_ids(path, content)
         theirs = _ranks(path, {n: token for n, token in content["model"]["vocab"].items() if n not in ids})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: found no vocabulary of byte-level BPE in it ({error!r}); download it again") from None
-    if theirs != {token: rank for token, rank in tokenizer.ranks.items() if rank < below}:
-        same = sum(tokenizer.ranks.get(token) == rank for token, rank in theirs.items())
-        raise UserError(
-            f"data.tokenizer: the prepared data has another tokenizer than '{path}' ({same:,} of {len(theirs):,} ids "
-            f"stand for the same token); prepare data with it: launchers/import_hf.py --out makes it ready"
-        )
+    if theirs == tokenizer.ranks:
+        return tokenizer.vocab_size
+    if theirs == {token: rank for token, rank in tokenizer.ranks.items() if rank < given}:
+        return given
+    same = sum(tokenizer.ranks.get(token) == rank for token, rank in theirs.items())
+    raise UserError(
+        f"data.tokenizer: the prepared data has another tokenizer than '{path}' ({same:,} of {len(theirs):,} ids "
+        f"stand for the same token); prepare data with it: launchers/import_hf.py --out makes it ready"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

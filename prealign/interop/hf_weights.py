@@ -27,12 +27,13 @@ class HuggingFaceWeights:
     what one parameter is made of, so that no more than that is in memory."""
 
     def __init__(self, folder: Path, recipe: Recipe, new_rows: NewRows | None = None) -> None:
-        """``new_rows``: of the tokens of `data.tokenizer.extension`. Raises `UserError` where folder and recipe do not
-        fit."""
+        """``new_rows``: of the tokens of `data.tokenizer.extension`; None where there are none, or the checkpoint has
+        them. Raises `UserError` where folder and recipe do not fit."""
         self.found = read_model(folder)
         check_model(self.found, recipe.model)
-        _check_blocks(self.found, recipe)
-        check_rows(self.found, recipe.data.tokenizer.given_size)
+        _check_blocks(self.found, recipe, new_rows)
+        self._block = recipe.data.tokenizer.vocab_size if new_rows is None else new_rows.first
+        check_rows(self.found, self._block)
         self._recipe = recipe
         self._new_rows = new_rows
         self._architecture = architecture_of(recipe.model, self.found.rows)
@@ -64,7 +65,7 @@ class HuggingFaceWeights:
         """The table with the rows that our vocabulary has beside the checkpoint's: of new tokens what `NewRows` says,
         of clones the mean of its rows and the noise of any initial weight, of padding the mean alone. A row at the mean
         takes no more than an average token's share of the softmax (Hewitt 2021); one of zeros may take all of it."""
-        recipe, block = self._recipe, self._recipe.data.tokenizer.given_size
+        recipe, block = self._recipe, self._block
         if self._new_rows is None and self.found.vocab_blocks == 1 + len(recipe.clones):
             first_new = min(self.found.rows, shape[0])
         else:
@@ -80,14 +81,14 @@ class HuggingFaceWeights:
         return table
 
 
-def _check_blocks(found: HuggingFaceModel, recipe: Recipe) -> None:
+def _check_blocks(found: HuggingFaceModel, recipe: Recipe, new_rows: NewRows | None) -> None:
     """An export of ours has the clone languages of the recipe, or none."""
     if found.vocab_blocks not in (1, 1 + len(recipe.clones)):
         raise UserError(
             f"model.init: {found.folder} was exported with {found.vocab_blocks - 1} clone languages; the recipe has "
             f"{len(recipe.clones)}; expected none or as many"
         )
-    if found.vocab_blocks > 1 and recipe.data.tokenizer.extension is not None:
+    if found.vocab_blocks > 1 and new_rows is not None:
         raise UserError(
             f"data.tokenizer.extension: {found.folder} was exported with clone languages, whose token ids lie where "
             f"new ones would; expected an export without clones"

@@ -107,10 +107,11 @@ def _source_words(lexicon: CompiledLexicon, pieces: _Pieces, first: int, tokens:
         found[token] |= entries[surface]
     words = {}
     for token, sources in found.items():
+        if not sources:  # the recipe's table has none of its words (`lexicon.top_fraction`)
+            continue
         usual = np.array(sorted(sources))
         forms, lengths = lexicon.tokens_of(FORMS * usual + lexicon.usual_form[usual])
-        if len(usual):
-            words[token] = [pieces.of(form.tolist()) for form in np.split(forms, np.cumsum(lengths)[:-1])]
+        words[token] = [pieces.of(form.tolist()) for form in np.split(forms, np.cumsum(lengths)[:-1])]
     return words
 
 

@@ -232,6 +232,9 @@ class _Preparation:
             if extension is not None:
                 texts = {name: text_inputs[name] for name in extension.languages}
                 inputs["extension"] = {"tokens": extension.tokens, "texts": texts}
+                unspaced = [name for name in texts if not self.recipe.languages[name].space_prefix]
+                if unspaced:
+                    inputs["extension"] |= {"unspaced": unspaced, "unspaced_share": _UNSPACED_SHARE}
                 inputs |= {"heldout": self.data.heldout_fraction, "training_bytes": settings.training_bytes}
         else:
             if settings.pattern is not None:

@@ -159,7 +159,7 @@ def expand(
         for row in suite.rows_at(scale):
             turn = _Turn(variants, scale, seed, [*at.overrides, *overrides], overrides, folder)
             config, first = row.recipe or at.recipe, variants[row.variant].start
-            start = None if first is None else turn.start(first, config)
+            start = None if first is None else turn.start(first, config, row.overrides)
             training = turn.training(row.variant, config, row.overrides, start)
             name = training.name
             if row.measure_with:
@@ -203,14 +203,14 @@ class _Turn:
         changes.append(f"seed={self.seed if start is None else self.seed + _LATER}")
         return _training(config, variant, self.seed, changes, self.shared, self.folder, start)
 
-    def start(self, start: Start, config: str) -> Training:
-        """The run that one of base recipe ``config`` starts from. With a base recipe of its own it may have fewer
-        languages; what is said of the others is not for it."""
+    def start(self, start: Start, config: str, own: Sequence[str]) -> Training:
+        """The run that one of base recipe ``config``, with changes of its ``own``, starts from. With a base recipe of
+        its own it has data of its own, and maybe fewer languages; what is said of these is not for it."""
         if start.recipe is None:
-            return self.training(start.variant, config, [], None)
+            return self.training(start.variant, config, own, None)
         known = load_recipe(start.recipe, self._of(start.variant)).languages
         kept = [
-            [change for change in changes if _language_of(change) in (None, *known)]
+            [each for each in changes if not each.startswith("data.") and _language_of(each) in (None, *known)]
             for changes in (self.overrides, self.shared)
         ]
         turn = replace(self, overrides=kept[0], shared=kept[1])
@@ -218,7 +218,18 @@ class _Turn:
 
     def _of(self, variant: str) -> list[str]:
         chosen = self.variants[variant]
+        if chosen.at and self.scale not in chosen.at and variant in self._amounts:
+            raise UserError(
+                f"--scale {self.scale}: variant '{variant}' has amounts of text for the scales {list(chosen.at)} "
+                f"alone; add them to it in variants.yaml"
+            )
         return [*chosen.overrides, *chosen.at.get(self.scale, [])]
+
+    @property
+    def _amounts(self) -> set[str]:
+        """Variants that start from another's weights, or are started from: their text is a part of the whole."""
+        starts = {name: variant.start for name, variant in self.variants.items() if variant.start is not None}
+        return {*starts, *(start.variant for start in starts.values())}
 
 
 def _language_of(change: str) -> str | None:
@@ -235,7 +246,8 @@ def _training(
     folder: Path,
     start: Training | None,
 ) -> Training:
-    recipe = load_recipe(config, changes)
+    first = [] if start is None else [f"model.init=hf:{start.export}"]
+    recipe = load_recipe(config, [*changes, *first])
     identity = {
         key: value
         for key, value in comparable(recipe).items()
@@ -254,8 +266,6 @@ def _training(
         changed["data"]["dir"] = str(data)
         if after is not None:
             changed["pretrain"]["init_from"] = str(after.recipe.folder)
-        if start is not None:
-            changed["model"]["init"] = f"hf:{start.export}"
         return Training(name, config, tuple(changes), Recipe.model_validate(changed), after, start)
 
     after = None

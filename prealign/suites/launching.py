@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,8 +22,17 @@ _LAST_LINES = 40
 _OF_THE_LAUNCHER = ("[launch.py", "[runner.py", "CalledProcessError", "torch/distributed/elastic")
 
 
+_GRACE = 10.0
+"""Seconds that a command has to end its processes."""
+
+
 class Failed(Exception):  # noqa: N818 - the suite goes on
-    """A command ended with an error; the message is its last line."""
+    """A command ended with an error; the message is its last line. ``code``: its exit code, None where its time was
+    over."""
+
+    def __init__(self, message: str, code: int | None = 1) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def default_launcher() -> str:
@@ -35,7 +45,10 @@ class Processes:
     to the command's whole process group, as SIGTERM, and `run` raises `Interrupted` when the group has ended."""
 
     def __init__(self, launcher: str, launchers: Path) -> None:
-        self._launcher = shlex.split(launcher)
+        try:
+            self._launcher = shlex.split(launcher)
+        except ValueError as error:
+            raise UserError(f"--launcher: found '{launcher}' ({error}); expected a command") from None
         if not self._launcher:
             raise UserError("--launcher: found nothing; expected a command, as 'deepspeed --num_accelerators 2'")
         here = Path.cwd()
@@ -49,8 +62,11 @@ class Processes:
         start = self._launcher if distributed else ["python"]
         return [*start, str(self._launchers / program), *arguments]
 
-    def run(self, program: str, arguments: list[str], log: Path, distributed: bool = True) -> None:
-        """Run a launcher to its end; its output is appended to ``log``. Raises `Failed`, `Interrupted`."""
+    def run(
+        self, program: str, arguments: list[str], log: Path, distributed: bool = True, limit: float | None = None
+    ) -> None:
+        """Run a launcher to its end, or for ``limit`` seconds; its output is appended to ``log``. Raises `Failed`,
+        `Interrupted`."""
         self.check()
         command = self.command(program, arguments, distributed)
         first = Path(command[0]).name
@@ -76,6 +92,7 @@ class Processes:
             except OSError as error:
                 raise UserError(f"--launcher: '{command[0]}' cannot be run ({error.strerror}); install it") from None
             assert self._child.stdout is not None
+            timer = _Timer(self._child, limit)
             if self._stopping:  # the signal came while the child was starting
                 self._pass_on()
             # the pipe ends when every process of the group has ended, the ranks that save a checkpoint included
@@ -85,12 +102,15 @@ class Processes:
                 if line.strip():
                     last.append(line.strip())
         code = self._child.wait()
+        timer.cancel()
         self._child = None
         self.check()
+        if timer.expired:
+            raise Failed(f"stopped after {limit:g} s", None)
         if code == INTERRUPTED_EXIT_CODE:
             raise Interrupted
         if code != 0:
-            raise Failed(f"{why_it_failed(list(last)) or f'exit code {code}'} ({log})")
+            raise Failed(f"{why_it_failed(list(last)) or f'exit code {code}'} ({log})", code)
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
@@ -118,6 +138,31 @@ class Processes:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class _Timer:
+    """Ends a process group when its time is over: what does not end on SIGTERM, it kills."""
+
+    def __init__(self, child: subprocess.Popen[str], seconds: float | None) -> None:
+        self.expired = False
+        self._group = child.pid
+        self._timers = []
+        if seconds is not None:
+            for number, after in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds + _GRACE)):
+                timer = threading.Timer(after, self._end, (number,))
+                timer.daemon = True
+                timer.start()
+                self._timers.append(timer)
+
+    def cancel(self) -> None:
+        """The process has ended by itself, or by this."""
+        for timer in self._timers:
+            timer.cancel()
+
+    def _end(self, number: signal.Signals) -> None:
+        self.expired = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._group, number)
 
 
 def why_it_failed(lines: list[str]) -> str | None:

@@ -73,7 +73,7 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
     run = read_run(str(training.recipe.folder))
     if training.after is not None:  # the align stage is part of the run, wherever it was trained
         run = replace(run, rows=[*read_run(str(training.after.recipe.folder)).rows, *run.rows])
-    evaluation = _evaluation(training)
+    evaluation, account = _evaluation(training), _account(training, run)
     earlier = read_result(folder, measurement)
     if earlier is None or earlier["weights"] != evaluation["identity"]:
         earlier = {"metrics": {}, "commands": []}
@@ -89,9 +89,9 @@ def write_result(folder: Path, measurement: Measurement, taken: list[str], comma
         "model": training.recipe.model.model_dump(mode="json"),
         "vocab_size": training.recipe.vocab_size,
         "tokens_per_step": training.recipe.batch.global_batch_size * training.recipe.model.context,
-        "account": _account(training, run),
+        "account": account,
         "speed": speed_of(run),
-        "curves": _curves(run),
+        "curves": _curves(run, account["tokens"] - run.account.tokens, account["steps"] - run.account.steps),
         "metrics": earlier["metrics"] | {name: evaluation["metrics"][name] for name in taken},
         "commands": [*dict.fromkeys([*earlier["commands"], *lines])],
         "weights": evaluation["identity"],
@@ -171,12 +171,12 @@ def _available(recipe: Recipe) -> dict[str, int]:
     return {name: open_artefact(folder, "token store").facts["train_tokens"] for name, folder in folders.items()}
 
 
-def _curves(run: Run) -> list[dict[str, Any]]:
-    """Evaluations while training: steps (align stage included) and tokens, perplexity per language, mean cosine over
-    layers of aligned words and of random pairs."""
+def _curves(run: Run, tokens_before: int, steps_before: int) -> list[dict[str, Any]]:
+    """Evaluations while training: steps (align stage included) and tokens, after those of the run on whose weights it
+    starts, perplexity per language, mean cosine over layers of aligned words and of random pairs."""
     points = []
     for row in run.evaluations:
-        point = {"tokens": row["tokens"], "step": row["step"]}
+        point = {"tokens": tokens_before + row["tokens"], "step": steps_before + row["step"]}
         if row["stage"] == "pretrain":
             point["step"] += run.align_steps
         point |= {key: value for key, value in row.items() if key.startswith("perplexity/")}

@@ -42,8 +42,8 @@ def extended(tokenizer: Tokenizer, texts: Iterator[str], tokens: int) -> Tokeniz
             ranks[token] = rank
     if (found := len(ranks) - len(tokenizer.ranks)) < tokens:
         raise UserError(
-            f"data.tokenizer.extension.tokens: found {tokens:,}; the text supports at most {found:,}; lower it (and "
-            f"vocab_size with it) or add text"
+            f"data.tokenizer.extension.tokens: found {tokens:,}; the text gives {found:,}; lower it, and vocab_size "
+            f"with it, or add text"
         )
     return Tokenizer(ranks, tokenizer.pattern, tokenizer.special)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.interop.hf_tokenizer import check_ranks
 from prealign.interop.hf_weights import HuggingFaceWeights
-from prealign.interop.new_rows import new_rows
+from prealign.interop.new_rows import NewRows, new_rows
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
@@ -178,13 +179,18 @@ def first_weights(recipe: Recipe, data: PreparedData) -> InitialValue:
     not of the recipe's model, or of the data's tokenizer."""
     folder = recipe.model.imported_from
     if folder is not None:
-        check_ranks(folder, data.tokenizer, recipe.data.tokenizer.given_size)
-        return HuggingFaceWeights(folder, recipe, new_rows(recipe, data)).value
+        return HuggingFaceWeights(folder, recipe, first_new_rows(folder, recipe, data)).value
 
     def value(name: str, shape: torch.Size) -> torch.Tensor:
         return initial_value(name, shape, recipe)
 
     return value
+
+
+def first_new_rows(folder: Path, recipe: Recipe, data: PreparedData) -> NewRows | None:
+    """The rows of tokens that a checkpoint lacks; None where it has them all. Raises `UserError`."""
+    known = check_ranks(folder, data.tokenizer, recipe.data.tokenizer.given_size)
+    return None if known == recipe.data.tokenizer.vocab_size else new_rows(recipe, data)
 
 
 _OF_A_RANK = ("run_dir", "data.dir", "loader_workers", "pretrain.init_from", "model.init", *_PATHS)

@@ -10,6 +10,7 @@ from prealign.distributed.engine import build_model
 from prealign.distributed.world import World
 from prealign.model.initialisation import initial_value
 from tests.conftest import tiny_recipe
+from tests.model.families import FAMILIES
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -34,7 +35,16 @@ def test_parameters_are_made_one_by_one_in_their_precision(precision: str, tied:
         assert (parameter.dtype, parameter.device) == (dtype, torch.device("cpu"))
         assert torch.equal(parameter, initial_value(name, parameter.shape, recipe).to(dtype))
     assert (model.head.weight is model.gpt.embedding.tokens.weight) == tied
-    assert not [*model.buffers()]  # of which `to_empty` would lose the values
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_model_has_buffers(family: str) -> None:
+    """Of which `to_empty` would lose the values."""
+    recipe = tiny_recipe(
+        Path("no-data"), model={"layers": 2, "hidden_size": 32, "heads": 4, "context": 32} | FAMILIES[family]
+    )
+    model = build_model(recipe, World(0, 1, torch.device("cpu")), lambda name, shape: torch.zeros(shape))
+    assert not [*model.buffers()]
 
 
 def test_it_is_made_on_the_device() -> None:

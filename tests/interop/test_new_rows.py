@@ -1,6 +1,7 @@
 """A checkpoint of one language, with tokens and rows for another one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from prealign.config.loading import validate
 from prealign.data.prepared import PreparedData, open_data
 from prealign.errors import UserError
 from prealign.interop.new_rows import new_rows
-from prealign.interop.tokenizer import byte_level_tokenizer
+from prealign.interop.tokenizer import byte_level_tokenizer, write_tokenizer
 from prealign.preparation.pipeline import prepare
 from prealign.text.tokenizer import Tokenizer
 from prealign.training.run import first_weights
@@ -109,6 +110,29 @@ def test_rows_of_translations(folder: Path, data_dir: Path, opened: tuple[Prepar
     assert 50 < int(changed.sum()) <= rows.translated < NEW
 
 
+def test_words_that_the_table_leaves_out_start_from_pieces(folder: Path, data_dir: Path) -> None:
+    recipe = recipe_of(folder, data_dir, "translations")
+    whole = new_rows(recipe, open_data(recipe))
+    few = recipe.model_copy(update={"lexicon": recipe.lexicon.model_copy(update={"top_fraction": 0.01})})
+    rows = new_rows(few, open_data(few))
+    assert whole is not None
+    assert rows is not None
+    assert 0 < rows.translated < whole.translated
+    torch.testing.assert_close(torch.zeros(NEW).index_add(0, rows.new, rows.weight), torch.ones(NEW))
+
+
+def test_a_checkpoint_that_has_the_new_tokens(folder: Path, data_dir: Path, tmp_path: Path) -> None:
+    """An export of such a run is taken as it is."""
+    recipe = recipe_of(folder, data_dir)
+    data = open_data(recipe)
+    stock_model("gpt2", 960).save_pretrained(tmp_path / "later")
+    write_tokenizer(tmp_path / "later", data.tokenizer, 0, 32)
+    model = recipe.model.model_copy(update={"init": f"hf:{tmp_path / 'later'}"})
+    value = first_weights(recipe.model_copy(update={"model": model}), data)(TABLE, torch.Size((960, 32)))
+    table = load_file(tmp_path / "later" / "model.safetensors")["transformer.wte.weight"]
+    assert torch.equal(value, table)
+
+
 def test_a_head_of_its_own_gets_them_too(folder: Path, data_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_of(folder, data_dir)
     data = open_data(recipe)
@@ -134,10 +158,19 @@ def test_its_tokenizer_json_has_the_same_ids(opened: tuple[PreparedData, torch.T
         assert theirs.encode(text, add_special_tokens=False).ids == tokenizer.encode(text).tolist()
 
 
-def test_other_text_or_numbers_make_another_tokenizer(folder: Path, data_dir: Path) -> None:
+def test_what_the_tokenizer_depends_on(folder: Path, data_dir: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     prepare(recipe_of(folder, data_dir, "translations"), lines.append)
     assert all(not line.startswith("built") for line in lines)
+    shutil.copytree(folder / "data", tmp_path / "data")
+    unspaced = recipe_of(folder, data_dir).model_dump(mode="json")
+    unspaced["data"]["dir"] = str(tmp_path / "data")
+    unspaced["languages"]["ru"]["space_prefix"] = False  # a part of its text stands for the whole
+    prepare(validate(unspaced, "test"), lines.append)
+    assert any(line.startswith("built") and "(tokenizer)" in line for line in lines)
+
+
+def test_sizes_that_do_not_add_up(folder: Path, data_dir: Path) -> None:
     other = recipe_of(folder, data_dir).model_dump(mode="json")
     other["data"]["dir"] = str(folder / "other")
     other["data"]["tokenizer"]["vocab_size"] = 700
@@ -160,12 +193,20 @@ def test_other_text_or_numbers_make_another_tokenizer(folder: Path, data_dir: Pa
             "extension.languages: found 'de'; expected languages of this",
         ),
         ({"extension": {"tokens": 10, "languages": []}}, "extension.languages: found"),
+        ({"extension": {"tokens": 300, "languages": ["ru", "ru"]}}, "expected each language once"),
     ],
 )
 def test_what_cannot_be_extended(change: dict, message: str, folder: Path, data_dir: Path) -> None:
     values = recipe_of(folder, data_dir).model_dump(mode="json")
     values["data"]["tokenizer"] |= change
     with pytest.raises(UserError, match=message):
+        validate(values, "test")
+
+
+def test_new_rows_are_of_new_tokens(folder: Path, data_dir: Path) -> None:
+    values = recipe_of(folder, data_dir, "translations").model_dump(mode="json")
+    values["model"]["init"] = "random"
+    with pytest.raises(UserError, match=r"model.new_rows: found 'translations' without data.tokenizer.extension, or"):
         validate(values, "test")
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from prealign.suites.launching import Processes, why_it_failed
 from prealign.suites.listing import plan_lines
 from prealign.suites.results import missing_measures, read_result, result_path
 from prealign.suites.suite import load_suite, load_variants
+from tests.processes import wait_for
 
 STUB = Path(__file__).with_name("stub.py")
 SUITE = """
@@ -119,6 +119,7 @@ def test_a_run_from_the_weights_of_another(bench: Bench) -> None:
     account = result["account"]
     assert account["text"] == {"en": 80_000, "clone": 20_000}
     assert (account["tokens"], account["steps"], account["align_steps"]) == (2 * 50_018, 205, 5)
+    assert [(point["tokens"], point["step"]) for point in result["curves"]] == [(52_018, 105), (100_018, 205)]
     assert [command.split()[1].rpartition("/")[2] for command in result["commands"]] == [
         *["prepare.py", "pretrain.py"],
         *["prepare.py", "export.py", "pretrain.py"],
@@ -190,15 +191,6 @@ def test_a_signal_stops_the_run_and_the_next_call_goes_on(bench: Bench) -> None:
     (bench.launchers / "slow").unlink()
     assert len(bench.execute().finished) == 4
     assert bench.calls()[:2] == ["prepare joint-s1", "pretrain joint-s1"]
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(600):
-        if true():
-            return
-        waiting.wait(0.05)
-    raise AssertionError("nothing happened in 30 seconds")
 
 
 def test_the_list_says_what_is_done_and_how_long_the_rest_takes(bench: Bench) -> None:

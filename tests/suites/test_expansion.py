@@ -66,6 +66,38 @@ def test_a_measurement_with_another_table_is_of_the_same_training() -> None:
     assert joint.overrides == ("lexicon.top_fraction=0.25",)
 
 
+OWN = """
+title: One of its own
+measures: [lm]
+scales: {demo: {recipe: suites/recipes/demo, seeds: [1]}, small: {recipe: suites/recipes/small, seeds: [1]}}
+columns: {lm: {label: LM, value: lm.clone.perplexity, better: lower}}
+rows: [{label: Later, variant: align_later, overrides: [model.hidden_size=64]}]
+figure: perplexity
+"""
+
+
+def test_a_start_is_of_the_same_model_and_has_its_share_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    suite = load_suite(str(tmp_path / "own.yaml"))
+    first, *others = expand([suite], load_variants(), "demo", Path("results")).measurements[0].training.chain
+    assert first.recipe.model.hidden_size == 64
+    assert {training.start for training in others} == {first}
+    with pytest.raises(UserError, match=r"--scale small: variant 'joint_half' has amounts of text for .*demo.* alone"):
+        expand([suite], load_variants(), "small", Path("results"))
+
+
+def test_a_start_with_a_recipe_of_its_own_has_data_of_its_own() -> None:
+    files = "languages.de.text.files=[de.jsonl]"
+    changes = (files, "data.tokenizer.vocab_size=6144", "data.tokenizer.extension.tokens=2048", "data.dir=elsewhere")
+    plan = plan_of("new_language", overrides=(*changes, "optimizer.beta2=0.9"))
+    first, later = plan.of(plan.suites[0], plan.suites[0].rows[1])[0].training.chain
+    assert list(first.recipe.languages) == ["en"]
+    assert first.recipe.data.dir == Path("data/suite_demo_english")
+    assert (first.recipe.data.tokenizer.vocab_size, later.recipe.data.tokenizer.vocab_size) == (4096, 6144)
+    assert first.recipe.optimizer.beta2 == later.recipe.optimizer.beta2 == 0.9
+    assert later.recipe.data.dir == Path("elsewhere")
+
+
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for scale in SCALES for name in suites_at(scale)])
 def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
     plan = plan_of(name, scale=scale)
