@@ -11,6 +11,7 @@ import pytest
 
 from prealign.config import Recipe
 from tests.conftest import tiny_recipe
+from tests.model.families import FAMILIES
 from tests.processes import finish, metrics, start, train, train_arguments
 
 
@@ -69,6 +70,16 @@ def test_killed_and_started_again(
     folder = tmp_path / "run"
     assert kill_after(recipe, folder, rows, ranks=2), "the run ended before it could be killed"
     assert train(recipe, folder, 2) == undisturbed[zero_stage]
+
+
+@pytest.mark.slow
+def test_another_family_goes_on_as_well(data_dir: Path, tmp_path: Path) -> None:
+    model = {"layers": 2, "hidden_size": 32, "heads": 4, "context": 32} | FAMILIES["qwen3"]
+    recipe = recipe_of(data_dir, 1)
+    recipe = Recipe.model_validate(recipe.model_dump(mode="json") | {"model": model})
+    undisturbed = train(recipe, tmp_path / "whole", 2)
+    assert kill_after(recipe, tmp_path / "run", 19, ranks=2)
+    assert train(recipe, tmp_path / "run", 2) == undisturbed
 
 
 @pytest.mark.slow
