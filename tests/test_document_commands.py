@@ -35,7 +35,7 @@ NOT_RUN = {
     r"^lm_eval ": "tests/interop/test_lm_eval_tasks.py runs it where lm_eval is installed",
     r"--hostfile|--nnodes": "needs several machines",
     r"^sbatch ": "needs Slurm; tests/launchers/test_slurm.py has a stand-in",
-    r"launchers/gpu_check\.py": "needs a GPU",
+    r"launchers/gpu_check\.py|kernels\.benchmarks --tune": "needs a GPU",
     r"launchers/pretrain\.py --config real_": "needs the text of that recipe, gigabytes of it",
     r"launchers/reproduce\.py (?!.*(--list|--page))": "trains for an hour; see tests/launchers/test_reproduce.py",
     r"launchers/scaling\.py (?!.*(--list|--page))": "trains for an hour; see tests/launchers/test_scaling.py",
