@@ -22,7 +22,8 @@ class ParallelConfig(Section):
     `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`)."""
     tensor_parallel_size: Count = 1
     """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
-    node. The embeddings and the LM head are not split."""
+    node. Where it divides the rows of the token embedding (the vocabulary, padded to `model.vocab_multiple`), these and
+    the LM head's are split too."""
     sequence_parallel_size: Count = 1
     """Ranks over which the positions of every row of text are split, for contexts that one device cannot hold:
     attention exchanges positions for heads (DeepSpeed-Ulysses), everything else works on a rank's own tokens."""

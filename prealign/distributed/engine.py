@@ -14,8 +14,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from prealign.config import Recipe
 from prealign.distributed.pieces import shard_of
-from prealign.distributed.tensor_parallel import autotp_config, share_key_values
+from prealign.distributed.tensor_parallel import (
+    TensorGroup,
+    autotp_config,
+    is_split,
+    mark_gradients,
+    mark_split,
+    share_key_values,
+)
 from prealign.distributed.world import World
+from prealign.model.shapes import VOCABULARY, vocabulary_ranks
 from prealign.objectives.joint import JointModel
 from prealign.objectives.terms import Objective
 
@@ -84,24 +92,30 @@ def build_model(
 ) -> JointModel:
     """The model with its initial values, in the precision that it is trained in: made on the rank's device, a parameter
     at a time, so that host memory never holds more than one; with tensor ranks, of whose devices none need hold all of
-    it, in host memory. Under ZeRO-3 it is born sharded and no rank holds all of it."""
+    it, in host memory. Of the embedding tables a tensor rank has its own rows from the start; the rest AutoTP splits
+    later. Under ZeRO-3 it is born sharded and no rank holds all of it."""
     sharded = recipe.parallel.zero_stage == 3
     group = (world.replica_group or dist.group.WORLD) if world.replicas > 1 else None
     config = deepspeed_config(recipe, world.dp_size)
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # hpZ refuses a second engine in a process, as every stage has one
+    parts = vocabulary_ranks(recipe.padded_vocab_size, world.tp_size)
     if sharded:
         with deepspeed.zero.Init(config_dict_or_path=config, data_parallel_group=world.replica_group):
-            model = JointModel(recipe, group, objectives)
+            model = JointModel(recipe, group, objectives, parts)
     else:
         with torch.device("meta"):
-            model = JointModel(recipe, group, objectives)
+            model = JointModel(recipe, group, objectives, parts)
         device = world.device if world.tp_size == 1 else torch.device("cpu")
         model.to(_DTYPES[recipe.parallel.precision]).to_empty(device=device)
         model.tie()
     for name, parameter in model.named_parameters():
+        split = parts if name in VOCABULARY else 1
+        if split > 1:
+            mark_split(parameter)
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             if not sharded or world.replica_rank == 0:
-                parameter.copy_(initial_value(name, parameter.shape))
+                whole = torch.Size((split * parameter.shape[0], *parameter.shape[1:]))
+                parameter.copy_(initial_value(name, whole).chunk(split)[world.tp_rank if split > 1 else 0])
     return model
 
 
@@ -133,7 +147,12 @@ def initialise_engine(
             dist_init_required=False,
         )
     if world.tp_size > 1:
-        share_key_values(model, groups.get_tensor_model_parallel_group())
+        ranks = TensorGroup(groups.get_tensor_model_parallel_group())
+        share_key_values(model, ranks)
+        if isinstance(model, JointModel) and is_split(model.head.weight):
+            model.share_rows(ranks)
+        if recipe.parallel.zero_stage == 0:
+            mark_gradients(model)
         engine.first_dataloader_check.remove()  # it sends the first batch around; batches are equal by construction
     if recipe.parallel.zero_stage == 0:
         engine.basic_optimizer.state.clear()  # of that empty step, which would count in Adam's bias correction

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from prealign.distributed.tensor_parallel import Shard
+from prealign.distributed.tensor_parallel import Shard, is_split
 from prealign.distributed.world import World
 from prealign.errors import UserError
 
@@ -55,8 +55,7 @@ def parameter_shapes(engine: deepspeed.DeepSpeedEngine) -> dict[str, list[int]]:
 
 def shard_of(engine: deepspeed.DeepSpeedEngine, name: str, parameter: nn.Parameter) -> Shard:
     """What this rank's tensor rank holds of a parameter."""
-    split = getattr(parameter, "tensor_model_parallel", False)  # which AutoTP sets on what it splits
-    ranks = max(1, engine.autotp_size()) if split else 1
+    ranks = max(1, engine.autotp_size()) if is_split(parameter) else 1
     return Shard.of(name, _shape(parameter)[0], dist.get_rank() % ranks, ranks)
 
 

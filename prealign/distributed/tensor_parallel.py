@@ -1,9 +1,11 @@
 """Tensor parallelism through DeepSpeed's AutoTP: which layers it shards, and what of a weight a tensor rank holds.
 
 As in Megatron-LM (Shoeybi et al. 2019): the first product of attention and MLP is split by output features, the
-second by input features, whose partial sums are added over the tensor ranks. Everything else is replicated: the input
-of what is split gets the sum of all ranks' gradients, so that what lies before it has equal ones, and so do weights
-that every rank applies to its own heads alone (norms of queries and keys; keys and values of fewer heads than ranks).
+second by input features, whose partial sums are added over the tensor ranks. The rows of token embedding and LM head
+are split where the ranks divide the vocabulary; these two AutoTP leaves alone, they are born split. Everything else is
+replicated: the input of what is split gets the sum of all ranks' gradients, so that what lies before it has equal ones,
+and so do weights that every rank applies to its own heads alone (norms of queries and keys; keys and values of fewer
+heads than ranks).
 """
 
 import re
@@ -17,7 +19,8 @@ from torch import nn
 
 from prealign.config.model import ModelConfig
 from prealign.model.attention import KeyValueProjection
-from prealign.model.shapes import COLUMN_PARALLEL, OF_HEADS, ROW_PARALLEL, column_parallel
+from prealign.model.shapes import COLUMN_PARALLEL, OF_HEADS, ROW_PARALLEL, VOCABULARY, column_parallel
+from prealign.model.tensor_ranks import TensorRanks
 
 _COLUMN = re.compile(rf"\.({'|'.join(map(re.escape, COLUMN_PARALLEL))})\.(weight|bias)$")
 _ROW = re.compile(rf"\.({'|'.join(map(re.escape, ROW_PARALLEL))})\.weight$")
@@ -41,8 +44,22 @@ def autotp_config(model: ModelConfig, ranks: int) -> dict[str, Any]:
     return {"autotp_size": ranks, "partition_config": {"use_default_specs": False, "layer_specs": specs}}
 
 
+class _Total(torch.autograd.Function):
+    """In place; its gradient is that of every part."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.mark_dirty(partial)
+        dist.all_reduce(partial, group=group)
+        return partial
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient, None
+
+
 class TensorGroup:
-    """The `prealign.model.attention.TensorRanks` of a group of ranks."""
+    """The `prealign.model.tensor_ranks.TensorRanks` of a group of ranks."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.rank = dist.get_rank(group)
@@ -53,12 +70,48 @@ class TensorGroup:
         """As what AutoTP splits by output features treats its input."""
         return ColumnParallel.apply(self._group, hidden_states)
 
+    def total(self, partial: torch.Tensor) -> torch.Tensor:
+        """See `TensorRanks`; contiguous."""
+        return _Total.apply(partial, self._group)
 
-def share_key_values(model: nn.Module, group: dist.ProcessGroup) -> None:
+    def add_(self, tensor: torch.Tensor) -> None:
+        """See `TensorRanks`; contiguous."""
+        dist.all_reduce(tensor, group=self._group)
+
+    def max_(self, tensor: torch.Tensor) -> None:
+        """See `TensorRanks`; contiguous."""
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
+
+
+def share_key_values(model: nn.Module, ranks: TensorRanks) -> None:
     """Have each rank compute its own heads of the projections that AutoTP left whole."""
     for module in model.modules():
         if isinstance(module, KeyValueProjection):
-            module.tensor_ranks = TensorGroup(group)
+            module.tensor_ranks = ranks
+
+
+def mark_split(tensor: torch.Tensor) -> None:
+    """Say, as AutoTP does of what it splits, that tensor ranks hold parts of a tensor: DeepSpeed adds its norm over
+    them, and `prealign.distributed.pieces` looks here."""
+    tensor.tensor_model_parallel = True  # type: ignore[attr-defined]
+
+
+def is_split(tensor: torch.Tensor) -> bool:
+    """Whether tensor ranks hold parts of a tensor."""
+    return getattr(tensor, "tensor_model_parallel", False)
+
+
+def mark_gradients(model: nn.Module) -> None:
+    """Have gradients of what is split marked too. DeepSpeed's optimizer of bf16 without ZeRO looks for the mark there,
+    and without it leaves the gradients of all tensor ranks but the first out of the norm that it clips to."""
+    for parameter in model.parameters():
+        if is_split(parameter):
+            parameter.register_post_accumulate_grad_hook(_mark_gradient)
+
+
+def _mark_gradient(parameter: torch.Tensor) -> None:
+    if parameter.grad is not None:
+        mark_split(parameter.grad)
 
 
 @dataclass(frozen=True)
@@ -73,6 +126,8 @@ class Shard:
     @classmethod
     def of(cls, name: str, rows: int, rank: int, ranks: int) -> "Shard":
         """The shard of parameter ``name``, whose first dimension is ``rows`` where it is not split."""
+        if name in VOCABULARY:
+            return cls(1, rank, ranks)
         if _ROW.search(name):
             return cls(rows, rank, ranks)
         if found := _COLUMN.search(name):

@@ -24,6 +24,8 @@ def sample(
     ``(seed, k, t)`` alone, so the same samples come out in any batches and on any ranks. Ids from ``vocab_size`` on
     are padding of the embedding and never drawn. The prompts hold one document each.
     """
+    if model.head.tensor_ranks is not None:
+        raise ValueError("found an LM head that tensor ranks share; expected a whole model, as `load_model` gives")
     cache = model.gpt.new_cache()
     last, drawn, seen = prompts, [], 0
     for place in range(length):

@@ -11,7 +11,8 @@ from prealign.errors import UserError
 from prealign.interop.architectures import architecture_of
 from prealign.interop.hf_config import HuggingFaceModel, check_model, check_rows, read_model
 from prealign.interop.new_rows import NewRows
-from prealign.model.initialisation import EMBEDDINGS, initial_value
+from prealign.model.initialisation import initial_value
+from prealign.model.shapes import VOCABULARY
 from prealign.objectives.joint import JointModel
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -44,7 +45,7 @@ class HuggingFaceWeights:
         """The fp32 value of our parameter ``name``, ``shape`` as our model has it. Raises `UserError`."""
         place = self._architecture.place(name)
         value = place.join([self._files.read(each) for each in place.names])
-        if name.endswith(EMBEDDINGS):
+        if name in VOCABULARY:
             return self._with_new_rows(name, value, shape)
         return value[: shape[0]].contiguous()  # of a table of positions, those of a shorter context
 
@@ -56,7 +57,7 @@ class HuggingFaceWeights:
             model = JointModel(self._recipe.model_copy(update={"model": plain}))
         shapes: dict[str, list[int]] = {}
         for name, parameter in model.named_parameters():
-            first = self.found.rows if name.endswith(EMBEDDINGS) else rows.get(name, parameter.shape[0])
+            first = self.found.rows if name in VOCABULARY else rows.get(name, parameter.shape[0])
             whole = torch.empty(first, *parameter.shape[1:], device="meta")
             shapes |= {each: list(part.shape) for each, part in self._architecture.place(name).split(whole).items()}
         return shapes

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from prealign.config.model import ModelConfig
 from prealign.errors import UserError
 from prealign.model.layers import rotated
 from prealign.model.layout import AttentionCall, Dense, Group, Layout
+from prealign.model.tensor_ranks import TensorRanks
 
 Backend = Literal["auto", "sdpa", "flash"]
 Packed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
@@ -37,17 +38,6 @@ class KeyValues:
         group_size = q.shape[1] // k.shape[1]
         k, v = (part.repeat_interleave(group_size, dim=1) if group_size > 1 else part for part in (k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=is_prefill).transpose(1, 2).flatten(0, 1)
-
-
-class TensorRanks(Protocol):
-    """Ranks that share a layer's query heads in equal parts, of which this one has the ``rank``-th of ``ranks``."""
-
-    rank: int
-    ranks: int
-
-    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The same values; their gradient is the sum of those of all these ranks."""
-        ...
 
 
 class KeyValueProjection(nn.Linear):

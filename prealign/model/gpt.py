@@ -15,6 +15,7 @@ from prealign.kernels import pool_spans
 from prealign.model.attention import KeyValues, SelfAttention
 from prealign.model.layers import mlp, norm, rotary_angles
 from prealign.model.layout import Layout
+from prealign.model.tensor_ranks import TensorRanks, look_up
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,12 @@ class Embedding(nn.Module):
     """Token embedding, plus that of positions where they are learned; the words' vectors are taken before positions are
     added (layer 0)."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: ModelConfig, rows: int) -> None:
+        """``rows``: of the token embedding, all or this tensor rank's part."""
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, config.hidden_size)
+        self.tokens = nn.Embedding(rows, config.hidden_size)
+        self.tensor_ranks: TensorRanks | None = None
+        """Who share the rows of `tokens`; None: they are all here."""
         learned = config.positions == "learned"
         self.positions = nn.Embedding(config.context, config.hidden_size) if learned else None
 
@@ -39,7 +43,11 @@ class Embedding(nn.Module):
         self, input_ids: torch.Tensor, positions: torch.Tensor, spans: Spans | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``[tokens]`` -> hidden states ``[tokens, D]`` and word vectors ``[W, D]``."""
-        tokens = self.tokens(input_ids)
+        ranks = self.tensor_ranks
+        if ranks is None:
+            tokens = self.tokens(input_ids)
+        else:
+            tokens = look_up(self.tokens, input_ids, self.tokens.num_embeddings, ranks)
         hidden_states = tokens if self.positions is None else tokens + self.positions(positions)
         return hidden_states, _pool(tokens, spans)
 
@@ -82,10 +90,11 @@ class Recomputation:
 class GPT(nn.Module):
     """The decoder without its LM head."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, recompute: Recomputation, words_after_norm: bool) -> None:
+    def __init__(self, config: ModelConfig, rows: int, recompute: Recomputation, words_after_norm: bool) -> None:
+        """``rows``: as in `Embedding`."""
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config, vocab_size)
+        self.embedding = Embedding(config, rows)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = norm(config, config.hidden_size)
         self.recompute = recompute

@@ -6,9 +6,7 @@ import math
 import torch
 
 from prealign.config import Recipe
-from prealign.model.shapes import ROW_PARALLEL
-
-EMBEDDINGS = ("embedding.tokens.weight", "head.weight")
+from prealign.model.shapes import ROW_PARALLEL, VOCABULARY
 
 
 def initial_value(name: str, shape: torch.Size, recipe: Recipe) -> torch.Tensor:
@@ -25,7 +23,7 @@ def initial_value(name: str, shape: torch.Size, recipe: Recipe) -> torch.Tensor:
     digest = hashlib.sha256(f"{recipe.seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     value = torch.empty(shape).normal_(0.0, std, generator=generator)
-    if recipe.model.init == "perfect_clone" and name.endswith(EMBEDDINGS):
+    if recipe.model.init == "perfect_clone" and name in VOCABULARY:
         block = recipe.data.tokenizer.vocab_size
         for clone in recipe.clones:
             first = recipe.token_offset(clone)

@@ -15,7 +15,16 @@ ROW_PARALLEL = ("attention.out", "mlp.down")
 OF_HEADS = ("attention.q_norm", "attention.k_norm")
 """Layers that every tensor rank holds whole and applies to its own heads alone."""
 
+VOCABULARY = ("gpt.embedding.tokens.weight", "head.weight")
+"""Parameters with a row a token, which they split by rows where `vocabulary_ranks` says so."""
+
 Shapes = dict[str, tuple[int, ...]]
+
+
+def vocabulary_ranks(vocab_size: int, tensor_size: int) -> int:
+    """Tensor ranks over which the ``vocab_size`` rows of `VOCABULARY` are split: all, or 1, each holding every row,
+    where they do not divide it."""
+    return 1 if vocab_size % tensor_size else tensor_size
 
 
 def column_parallel(model: ModelConfig, tensor_size: int) -> dict[str, int]:
@@ -33,8 +42,8 @@ def kv_heads_per_rank(model: ModelConfig, tensor_size: int) -> int:
 def parameter_shapes(model: ModelConfig, vocab_size: int, tensor_size: int = 1) -> Shapes:
     """Name -> shape of every parameter of `prealign.objectives.joint.JointModel`, in its order. ``vocab_size``: rows of
     the embedding tables. ``tensor_size``: tensor ranks, of which these are one's shapes."""
-    size = model.hidden_size
-    shapes: Shapes = {"gpt.embedding.tokens.weight": (vocab_size, size)}
+    size, rows = model.hidden_size, vocab_size // vocabulary_ranks(vocab_size, tensor_size)
+    shapes: Shapes = {"gpt.embedding.tokens.weight": (rows, size)}
     if model.positions == "learned":
         shapes["gpt.embedding.positions.weight"] = (model.context, size)
     block = block_shapes(model, tensor_size)
@@ -42,7 +51,7 @@ def parameter_shapes(model: ModelConfig, vocab_size: int, tensor_size: int = 1) 
         shapes |= {f"gpt.blocks.{number}.{name}": shape for name, shape in block.items()}
     shapes |= _norm("gpt.norm", model, size)
     if not model.tied_embeddings:
-        shapes["head.weight"] = (vocab_size, size)
+        shapes["head.weight"] = (rows, size)
     return shapes
 
 

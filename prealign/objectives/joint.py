@@ -10,12 +10,14 @@ from typing import TypedDict
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
 
 from prealign.config import Recipe
 from prealign.config.running import Recompute
 from prealign.kernels import pool_spans
 from prealign.model.gpt import GPT, Recomputation, Spans
+from prealign.model.tensor_ranks import TensorRanks, look_up
 from prealign.objectives.alignment import Alignment
 from prealign.objectives.cross_entropy import linear_cross_entropy
 from prealign.objectives.inputs import ModelInputs
@@ -38,11 +40,13 @@ class ModelOutputs(TypedDict):
 
 
 class Head(nn.Module):
-    """The LM head; ``weight`` is ``[V, D]``, no bias."""
+    """The LM head; ``weight`` is ``[V, D]``, or this tensor rank's rows of that, no bias."""
 
-    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+    def __init__(self, rows: int, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = nn.Parameter(torch.empty(rows, hidden_size))
+        self.tensor_ranks: TensorRanks | None = None
+        """Who share the rows; None: they are all here."""
 
     def forward(
         self,
@@ -55,10 +59,17 @@ class Head(nn.Module):
         of words, their vectors in the output embedding ``[W_local, D]``."""
         total = losses = vectors = None
         if hidden_states is not None and targets is not None:
-            total, losses = linear_cross_entropy(hidden_states, self.weight, targets)
+            total, losses = linear_cross_entropy(hidden_states, self.weight, targets, self.tensor_ranks)
         if ids is not None and spans is not None:
-            vectors = pool_spans(self.weight, spans.starts, spans.lengths, ids)
+            vectors = self._pooled(ids, spans)
         return total, losses, vectors
+
+    def _pooled(self, ids: torch.Tensor, spans: Spans) -> torch.Tensor:
+        if self.tensor_ranks is None:
+            return pool_spans(self.weight, spans.starts, spans.lengths, ids)
+        weight = self.weight
+        vectors = look_up(lambda local: F.embedding(local, weight), ids, len(weight), self.tensor_ranks)
+        return pool_spans(vectors, spans.starts, spans.lengths)
 
 
 def _recompute_every(mode: Recompute) -> int | None:
@@ -70,10 +81,15 @@ class JointModel(nn.Module):
     """GPT with its LM head and the objectives."""
 
     def __init__(
-        self, recipe: Recipe, group: dist.ProcessGroup | None = None, objectives: Sequence[Objective] = ()
+        self,
+        recipe: Recipe,
+        group: dist.ProcessGroup | None = None,
+        objectives: Sequence[Objective] = (),
+        vocabulary_ranks: int = 1,
     ) -> None:
         """``group``: the ranks that a step's words are shared among. ``objectives``: terms beside the two of the
-        paper."""
+        paper. ``vocabulary_ranks``: tensor ranks that share the rows of the embedding tables, and whom `share_rows` is
+        to name before a forward pass."""
         super().__init__()
         self.tied = recipe.model.tied_embeddings
         self.objectives: tuple[Objective, ...] = (
@@ -81,17 +97,21 @@ class JointModel(nn.Module):
             Alignment(recipe.align, group),
             *objectives,
         )
-        vocab_size, hidden_size = recipe.padded_vocab_size, recipe.model.hidden_size
+        rows, hidden_size = recipe.padded_vocab_size // vocabulary_ranks, recipe.model.hidden_size
         text, words = recipe.parallel.activation_checkpointing, recipe.parallel.word_activation_checkpointing
         recomputation = Recomputation(_recompute_every(text), _recompute_every(text if words is None else words))
-        self.gpt = GPT(recipe.model, vocab_size, recomputation, recipe.align.final_norm)
-        self.head = Head(vocab_size, hidden_size)
+        self.gpt = GPT(recipe.model, rows, recomputation, recipe.align.final_norm)
+        self.head = Head(rows, hidden_size)
         self.tie()
 
     def tie(self) -> None:
         """Make tied embeddings one parameter; call it again after what makes new parameters, as `to_empty` does."""
         if self.tied:
             self.head.weight = self.gpt.embedding.tokens.weight  # type: ignore[assignment]
+
+    def share_rows(self, ranks: TensorRanks) -> None:
+        """Let embedding and head find the rows that are not here with ``ranks``."""
+        self.gpt.embedding.tensor_ranks = self.head.tensor_ranks = ranks
 
     def forward(self, inputs: ModelInputs) -> ModelOutputs:
         """Loss of one micro-batch, and what to log of it."""

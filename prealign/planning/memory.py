@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from prealign.model.shapes import vocabulary_ranks
 from prealign.planning.activations import block_bytes, kept_bytes
 from prealign.planning.layout import Layout, Workload
 from prealign.planning.states import States, states
@@ -89,14 +90,14 @@ def _pass_parts(work: Workload, layout: Layout, gpus: int) -> dict[str, float]:
     activations = tokens * kept_bytes(model, size, every, split)
     if work.words and work.words_every > 1:  # passes without words may keep more
         activations = max(activations, text * kept_bytes(model, size, layout.recompute, split))
-    head = work.vocab_size * model.hidden_size
-    gradients = 4.0 * head + text * model.hidden_size * size
+    rows = work.vocab_size // vocabulary_ranks(work.vocab_size, split)
+    gradients = 4.0 * rows * model.hidden_size + text * model.hidden_size * size
     inside = (2 if model.mlp == "gelu" else 3) * model.resolved_ffn_size / split + 2 * model.hidden_size
     return {
         "activations": activations,
         "recomputed block": tokens * block_bytes(model, size, split) if every else 0.0,
         "block gradients": tokens * inside * size,
-        "logits": min(text * work.vocab_size, _FUSED_LOGITS) * size + gradients,
+        "logits": min(text * rows, _FUSED_LOGITS) * size + gradients,
         "LM head's gradient": gradients,
     }
 

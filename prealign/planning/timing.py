@@ -3,7 +3,7 @@ computation hides."""
 
 from dataclasses import dataclass
 
-from prealign.model.shapes import product_shapes
+from prealign.model.shapes import product_shapes, vocabulary_ranks
 from prealign.planning.cluster import LATENCY, Cluster
 from prealign.planning.layout import Layout, Workload
 from prealign.planning.memory import layers_a_gather, takes_triangle, text_tokens, word_tokens
@@ -72,7 +72,7 @@ def step_time(work: Workload, layout: Layout, cluster: Cluster, rates: Rates) ->
     def both(part: str) -> float:
         return count["plain"] * getattr(plain, part) + count["mixed"] * getattr(mixed, part)
 
-    parameters = _local_parameters(work, layout)
+    parameters = float(sum(map(sum, parameter_groups(work.model, work.vocab_size, layout.tensor_size))))
     aligning = share * _alignment(work, layout, rates, gpus)
     exposed, hidden = _communication(work, layout, cluster, passes, share, parameters, both("total"), plain, aligning)
     owned = parameters / (layout.state_size(gpus) if layout.zero_stage else 1)
@@ -97,17 +97,6 @@ def step_time(work: Workload, layout: Layout, cluster: Cluster, rates: Rates) ->
     return StepTime(seconds, hidden)
 
 
-def _local_parameters(work: Workload, layout: Layout) -> float:
-    total = float(sum(map(sum, parameter_groups(work.model, work.vocab_size, layout.tensor_size))))
-    tables = 1 if work.model.tied_embeddings else 2
-    return total - tables * work.vocab_size * work.model.hidden_size * (1 - 1 / _head_ranks(layout))
-
-
-def _head_ranks(layout: Layout) -> int:
-    """Ranks over which the LM head is split."""
-    return layout.tensor_size if layout.megatron else 1
-
-
 def _pass(work: Workload, layout: Layout, rates: Rates, text: float, words: float, every: int | None) -> _Pass:
     """Forward and backward of ``text`` and ``words`` tokens, and forward again of what is recomputed."""
     model, size, tokens = work.model, layout.itemsize, text + words
@@ -121,15 +110,14 @@ def _pass(work: Workload, layout: Layout, rates: Rates, text: float, words: floa
     if layout.megatron:
         forward, backward = (moved / layout.tensor_size for moved in elementwise_bytes(model, size))
     moved = tokens * ((1 + again) * forward + backward) * (ELEMENTWISE_COMPILED if layout.compile else 1.0)
-    ranks = _head_ranks(layout)
-    head = work.vocab_size * model.hidden_size / ranks
+    rows = work.vocab_size / vocabulary_ranks(work.vocab_size, layout.tensor_size)
     logit = LOGIT_BYTES if work.fused_cross_entropy else LOGIT_BYTES_UNFUSED
     return _Pass(
         products=model.layers * (3 + again) * block,
         attention=model.layers * attention * (1 + again / 3.5),
         elementwise=model.layers * moved / rates.elementwise,
-        head=3 * _product(text, work.vocab_size / ranks, model.hidden_size, size, rates),
-        cross_entropy=(logit * text * work.vocab_size / ranks + 20.0 * head) / rates.elementwise,
+        head=3 * _product(text, rows, model.hidden_size, size, rates),
+        cross_entropy=(logit * text * rows + 20.0 * rows * model.hidden_size) / rates.elementwise,
     )
 
 
@@ -199,7 +187,8 @@ def _communication(
 
 
 def _tensor_seconds(work: Workload, layout: Layout, cluster: Cluster, passes: float, share: float) -> float:
-    """Sums over tensor ranks, two a block and direction, and Ulysses' exchanges: on the way of the computation."""
+    """Sums over tensor ranks, two a block and direction and those of `_vocabulary_seconds`, and Ulysses' exchanges: on
+    the way of the computation."""
     model, text = work.model, text_tokens(work, layout)
     words = word_tokens(work, layout, cluster.gpus)
 
@@ -216,4 +205,16 @@ def _tensor_seconds(work: Workload, layout: Layout, cluster: Cluster, passes: fl
         )
         return sums + exchanges
 
-    return (passes - share) * of(text, layout.recompute) + share * of(text + words, layout.recompute_words)
+    found = (passes - share) * of(text, layout.recompute) + share * of(text + words, layout.recompute_words)
+    vocabulary = (passes - share) * _vocabulary_seconds(work, layout, cluster, text, 0.0)
+    return found + vocabulary + share * _vocabulary_seconds(work, layout, cluster, text, words)
+
+
+def _vocabulary_seconds(work: Workload, layout: Layout, cluster: Cluster, text: float, words: float) -> float:
+    """What ranks that share the vocabulary say to each other in a pass: vectors of all tokens, and of words in the
+    output embedding, the gradient of the LM head's input, and three fp32 numbers a target in two sums."""
+    ranks = vocabulary_ranks(work.vocab_size, layout.tensor_size)
+    vector = work.model.hidden_size * layout.itemsize
+    tokens = [text + words, text] + ([words] if words and not work.model.tied_embeddings else [])
+    sums = [count * vector for count in tokens] + [4 * text, 8 * text]
+    return sum(cluster.reduce_seconds(size, ranks) for size in sums)

@@ -13,12 +13,15 @@ import torch
 
 from prealign.config import Recipe
 from prealign.data.loader import MicroBatch
+from prealign.data.word_batches import WordBatch
 from prealign.distributed import world
 from prealign.distributed.checkpoints import Checkpoints
 from prealign.distributed.engine import build_engine
 from prealign.distributed.pieces import held_pieces, tensors_of
 from prealign.distributed.world import World
+from prealign.kernels import full_relations
 from prealign.model.initialisation import initial_value
+from prealign.objectives.inputs import word_inputs
 from prealign.training.clock import Clock
 from prealign.training.step import take_step
 from tests.conftest import tiny_recipe
@@ -46,6 +49,9 @@ class Layout:
     """Where queries are grouped."""
     qwen: int = 0
     """2: queries, keys and values have biases; 3: queries and keys have norms, and heads their own size."""
+    tied: bool = False
+    vocab_multiple: int = 1
+    """Of 1,200 tokens."""
 
 
 def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
@@ -62,7 +68,8 @@ def recipe_of(layout: Layout, **checkpoint: Any) -> Recipe:
             "layers": 1,
             "hidden_size": layout.hidden_size,
             "heads": layout.heads,
-            "vocab_multiple": 1,
+            "vocab_multiple": layout.vocab_multiple,
+            "tied_embeddings": layout.tied,
             "context": layout.context,
             "reset_at_document": layout.reset_at_document,
             **(LLAMA | {"kv_heads": layout.kv_heads} | QWEN[layout.qwen] if layout.llama else {}),
@@ -97,14 +104,24 @@ def train(engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first
 
 
 def measured(
-    engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first: int, last: int
+    engine: deepspeed.DeepSpeedEngine, recipe: Recipe, world: World, first: int, last: int, words: bool = False
 ) -> list[dict[str, Any]]:
-    """What `train` makes of each step."""
+    """What `train` makes of each step. ``words``: a step has a word batch too."""
     found = []
     for step in range(first, last):
         mine = rows_of(recipe, step).chunk(world.dp_size)[world.dp_rank].split(1)
-        found.append(take_step(engine, recipe, world, [micro_batch(row) for row in mine], None, Clock()).row())
+        local = word_inputs(words_of(recipe, step), world.replica_rank, world.replicas) if words else None
+        found.append(take_step(engine, recipe, world, [micro_batch(row) for row in mine], local, Clock()).row())
     return found
+
+
+def words_of(recipe: Recipe, step: int) -> WordBatch:
+    """Nine words of one to three tokens, the vocabulary's first and last among them, each the translation of two."""
+    lengths = torch.arange(9) % 3 + 1
+    tokens = torch.randint(0, recipe.vocab_size, (int(lengths.sum()),), generator=torch.Generator().manual_seed(step))
+    tokens[:4] = torch.tensor([0, recipe.vocab_size - 1, recipe.vocab_size // 2 - 1, recipe.vocab_size // 2])
+    languages = torch.zeros(9, dtype=torch.int64)
+    return WordBatch(tokens, lengths, languages, ("en",), full_relations(torch.arange(9) // 3))
 
 
 def rows_of(recipe: Recipe, step: int) -> torch.Tensor:

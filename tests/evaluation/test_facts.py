@@ -16,8 +16,8 @@ from prealign.data.prepared import open_data
 from prealign.distributed.world import World
 from prealign.evaluation.facts import FactsTest, choose, facts_now, facts_over_periods, statement_nats
 from prealign.evaluation.results import NotMeasured, wilson_interval
-from prealign.model.initialisation import EMBEDDINGS
 from prealign.model.layout import Group, Layout
+from prealign.model.shapes import VOCABULARY
 from prealign.objectives.inputs import ModelInputs, text_inputs
 from prealign.objectives.joint import JointModel
 from prealign.preparation.pipeline import prepare
@@ -140,7 +140,7 @@ def test_what_is_read_is_known_and_passes_to_a_perfectly_aligned_language(recipe
     torch.manual_seed(0)
     model = JointModel(tiny_recipe(recipe.data.dir, model={"hidden_size": 64, "context": 128, "heads": 4}))
     for name, parameter in model.named_parameters():
-        if name.endswith(EMBEDDINGS):
+        if name in VOCABULARY:
             parameter.data.normal_(0, 0.2)
             parameter.data[600:1200] = parameter.data[:600]
             parameter.requires_grad_(False)

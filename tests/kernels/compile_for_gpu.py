@@ -21,6 +21,7 @@ POINTERS = {
     **dict.fromkeys(("order", "tile_index", "bits", "owner"), "*i32"),
     **dict.fromkeys(("maxima", "sums", "row_sums", "column_sums", "inverse", "scale", "products"), "*fp32"),
     **dict.fromkeys(("anchor_weight", "lse", "factor", "losses"), "*fp32"),
+    **dict.fromkeys(("largests", "target_logits", "log_sums"), "*fp32"),
     **{f"{side}_{name}": "*fp32" for side in ("row", "column") for name in ("shift", "share")},
 }
 TERMS = (
@@ -138,6 +139,8 @@ def main() -> None:
             options = {"num_warps": block.pop("num_warps")}
             kernel = cross_entropy_triton._cross_entropy_kernel
             print(json.dumps(build(kernel, dtype, capability, options, block | {"GRADIENT": True})))
+            for kernel in (cross_entropy_triton._row_statistics_kernel, cross_entropy_triton._gradient_kernel):
+                print(json.dumps(build(kernel, dtype, capability, options, block)))
             block = pool_triton._block(2048)
             options = {"num_warps": block["num_warps"]}
             for gather in (False, True):

@@ -42,6 +42,13 @@ def test_parts_of_a_run_on_one_card() -> None:
     assert narrow["step"] == pytest.approx(6 * count, rel=0.01)
 
 
+def test_tensor_ranks_share_the_vocabulary_that_they_divide() -> None:
+    whole, halves = used().parts, used(tensor_size=2).parts
+    assert halves["logits"] == whole["logits"] / 2 + 16 * 1024 * 2048  # the gradient of hidden states stays whole
+    odd = replace(TEXT, vocab_size=TEXT.vocab_size + 1)
+    assert used(odd, tensor_size=2).parts["logits"] == used(odd).parts["logits"] > whole["logits"]
+
+
 def test_limits_are_those_of_what_is_planned() -> None:
     """Planning imports no torch, so it has copies of them."""
     assert planned._FUSED_LOGITS == cross_entropy._FUSED_LOGITS

@@ -60,12 +60,18 @@ def test_what_computation_hides() -> None:
     assert timed(8, zero_stage=2).seconds["communication"] > 2 * timed(8).seconds["communication"]  # every micro-batch
 
 
-def test_tensor_ranks_halve_products_but_not_the_head() -> None:
-    whole, halves = timed(8).seconds, timed(8, tensor_size=2).seconds
+def test_tensor_ranks_halve_products_and_the_head_where_they_divide_it() -> None:
+    odd = replace(WORK, vocab_size=WORK.vocab_size + 1)
+    whole, halves, without_head = (
+        timed(8, work, tensor_size=size).seconds for work, size in ((WORK, 1), (WORK, 2), (odd, 2))
+    )
     assert halves["attention"] == pytest.approx(whole["attention"])  # half a rank's heads, twice the micro-batches
+    assert halves["matrix products"] == pytest.approx(whole["matrix products"], rel=0.01)
+    assert halves["cross-entropy"] == pytest.approx(whole["cross-entropy"], rel=0.01)
     head = 6 * WORK.sequences * 1024 * WORK.vocab_size * 2048 / 8 / RATES.products
-    assert halves["matrix products"] - whole["matrix products"] == pytest.approx(head, rel=0.01)
-    assert halves["communication"] > whole["communication"]
+    assert without_head["matrix products"] - whole["matrix products"] == pytest.approx(head, rel=0.01)
+    assert without_head["optimizer"] > 1.05 * halves["optimizer"]
+    assert halves["communication"] > without_head["communication"] > whole["communication"]
 
 
 def test_words_take_time_in_the_steps_that_have_them() -> None:
