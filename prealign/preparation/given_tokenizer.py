@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign.artefacts import InputHashes
-from prealign.config.recipe import TokenizerConfig
+from prealign.config.tokenizer import TokenizerConfig
 from prealign.errors import UserError
 from prealign.text.tokenizer import WORD_PATTERN, Tokenizer, read_ranks
 
