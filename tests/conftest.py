@@ -11,6 +11,7 @@ from prealign.config import Recipe
 from prealign.config.loading import validate
 from prealign.preparation.pipeline import prepare
 
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run processes side by side; the same threads give the same sums
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton must be told before it is imported, which other packages do too

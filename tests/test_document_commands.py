@@ -29,7 +29,7 @@ from tests.interop.checkpoints import stock_model, stock_tokenizer
 
 NOT_RUN = {
     r"^git clone ": "needs the network",
-    r"^pip install |^hf download ": "needs the network",
+    r"^pip install |import_hf\.py Qwen/": "needs the network",
     r"launchers/quickstart\.sh": "installs an environment and trains for minutes; what it starts is run here",
     r"^bash tests/run\.sh": "is these tests",
     r"^lm_eval ": "tests/interop/test_lm_eval_tasks.py runs it where lm_eval is installed",

@@ -1,7 +1,6 @@
 """The decoder's shape and kind."""
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,7 +15,7 @@ def _first_weights(value: Any) -> Any:
     if value in ("random", "perfect_clone"):
         return value
     if not isinstance(value, str) or not value.startswith(_HF) or value == _HF:
-        raise ValueError(f"found {value!r}; expected random, perfect_clone or hf:FOLDER")
+        raise ValueError(f"found {value!r}; expected random, perfect_clone, hf:FOLDER or hf:OWNER/NAME@COMMIT")
     return _HF + expand(value.removeprefix(_HF))
 
 
@@ -111,9 +110,10 @@ class ModelConfig(Section):
     """Standard deviation of initial weights; projections into the residual stream have it over ``sqrt(2 * layers)``."""
     init: Annotated[str, BeforeValidator(_first_weights)] = "random"
     """`random`: as GPT-2's. `perfect_clone` copies the original's embedding rows, input and output, to its clones.
-    ``hf:FOLDER`` takes the weights of a Hugging Face checkpoint, on which the run's first stage goes on
-    (`launchers/import_hf.py` writes the keys that fit it); rows that it lacks, of clones or padding, start at the mean
-    of those that it has, and those of `data.tokenizer.extension` as `new_rows` says."""
+    ``hf:FOLDER`` takes the weights of a Hugging Face checkpoint, ``hf:OWNER/NAME@COMMIT`` those of one of the hub, on
+    which the run's first stage goes on (`launchers/import_hf.py` writes the keys that fit it); rows that it lacks, of
+    clones or padding, start at the mean of those that it has, and those of `data.tokenizer.extension` as `new_rows`
+    says."""
     new_rows: Literal["pieces", "translations"] = "pieces"
     """What embedding and LM head have at first for tokens that a checkpoint's tokenizer lacks. `pieces`: the mean of
     the rows of the tokens that it cuts them into. `translations`: where the token is a word of the alignment table, the
@@ -144,9 +144,9 @@ class ModelConfig(Section):
         return self
 
     @property
-    def imported_from(self) -> Path | None:
-        """Folder of the checkpoint that gives the first weights."""
-        return Path(self.init.removeprefix(_HF)) if self.init.startswith(_HF) else None
+    def imported_from(self) -> str | None:
+        """The checkpoint that gives the first weights: its folder, or its name on the hub."""
+        return self.init.removeprefix(_HF) if self.init.startswith(_HF) else None
 
     @property
     def resolved_attention_bias(self) -> bool:

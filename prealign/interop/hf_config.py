@@ -121,11 +121,6 @@ def _shown(value: Any) -> str:
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise UserError(
-            f"hf:{folder}: no such folder; expected one with config.json and model.safetensors; a model of the hub is "
-            f"downloaded first, by 'hf download NAME --local-dir FOLDER'"
-        )
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

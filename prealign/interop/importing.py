@@ -11,6 +11,7 @@ from prealign.artefacts import replace_folder
 from prealign.errors import UserError
 from prealign.interop.hf_config import HuggingFaceModel, check_rows, read_model
 from prealign.interop.hf_tokenizer import read_tokenizer
+from prealign.interop.hub import download
 from prealign.interop.tokenizer import refuse_other_ids
 from prealign.text.tokenizer import Tokenizer
 
@@ -20,15 +21,16 @@ RECIPE, TOKENIZER = "model.yaml", "tokenizer"
 
 @dataclass(frozen=True)
 class Import:
-    """A checkpoint; ``tokenizer`` is None where its folder has none."""
+    """A checkpoint; ``source`` is what `model.init` calls it, ``tokenizer`` None where it has none."""
 
+    source: str
     model: HuggingFaceModel
     tokenizer: Tokenizer | None
 
     def recipe(self, tokenizer_folder: Path | None = None) -> str:
         """The keys of a recipe that fit, as YAML."""
         rows = self.model.rows
-        model = {"init": f"hf:{self.model.folder.resolve()}"} | self.model.section
+        model = {"init": f"hf:{self.source}"} | self.model.section
         values: dict[str, Any] = {"model": model}
         if self.model.vocab_blocks == 1:
             model["vocab_multiple"] = rows  # as many rows as it has: the softmax is over the same
@@ -42,16 +44,18 @@ class Import:
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def read_import(folder: Path, end: str | None) -> Import:
-    """Read config and tokenizer of a checkpoint; ``end`` names its end-of-document token. Raises `UserError`."""
+def read_import(checkpoint: str, end: str | None) -> Import:
+    """Read config and tokenizer of a checkpoint (`download`); ``end`` names its end-of-document token. Raises
+    `UserError`."""
+    folder, source = download(checkpoint)
     model = read_model(folder)
     path = folder / "tokenizer.json"
     if not path.is_file() and end is None:
-        return Import(model, None)
+        return Import(source, model, None)
     tokenizer = read_tokenizer(path, end)
     refuse_other_ids(tokenizer, path)
     check_rows(model, tokenizer.vocab_size)
-    return Import(model, tokenizer)
+    return Import(source, model, tokenizer)
 
 
 def write(found: Import, folder: Path) -> None:

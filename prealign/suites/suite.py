@@ -12,7 +12,7 @@ from prealign.errors import UserError
 
 SUITES = CONFIGS / "suites"
 
-Scale = Literal["demo", "small", "paper"]
+Scale = Literal["demo", "mini", "small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 Measure = Literal["lm", "alignment", "mexa", "facts", "leakage", "nli", "pawsx"]
 """Names of `prealign.evaluation.measuring.METRICS`."""

@@ -12,6 +12,7 @@ from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import table_rows
 from prealign.distributed.world import dp_size
 from prealign.errors import UserError
+from prealign.interop.hub import checkpoint_folder
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.training.plan import Account, StagePlan, budgets, micro_batch_note, plan_of, stretches_of
 from prealign.training.run import check_same_run, first_new_rows, first_weights, pretrain_start
@@ -40,7 +41,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     if recipe.model.imported_from is not None and recipe.pretrain.init_from is None:
         first_weights(recipe, data)
         say(f"weights: {recipe.model.imported_from} has the shapes and token ids of the recipe")
-        if (new := first_new_rows(recipe.model.imported_from, recipe, data)) is not None:
+        if (new := first_new_rows(checkpoint_folder(recipe.model.imported_from), recipe, data)) is not None:
             say(
                 f"  {new.tokens:,} tokens are new: {new.translated:,} rows start from translations, the others from "
                 f"pieces"

@@ -20,6 +20,7 @@ from prealign.errors import UserError
 from prealign.files import write_atomically
 from prealign.interop.hf_tokenizer import check_ranks
 from prealign.interop.hf_weights import HuggingFaceWeights
+from prealign.interop.hub import checkpoint_folder
 from prealign.interop.new_rows import NewRows, new_rows
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
@@ -177,8 +178,8 @@ def pretrain_start(recipe: Recipe, data: PreparedData) -> tuple[InitialValue, Ac
 def first_weights(recipe: Recipe, data: PreparedData) -> InitialValue:
     """What a run starts from: random weights, or those of a checkpoint (`model.init`). Raises `UserError` where that is
     not of the recipe's model, or of the data's tokenizer."""
-    folder = recipe.model.imported_from
-    if folder is not None:
+    if recipe.model.imported_from is not None:
+        folder = checkpoint_folder(recipe.model.imported_from)
         return HuggingFaceWeights(folder, recipe, first_new_rows(folder, recipe, data)).value
 
     def value(name: str, shape: torch.Size) -> torch.Tensor:

@@ -191,8 +191,14 @@ def _written(recipe: Recipe, path: Path) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.init=gpt2", "model.init: found 'gpt2'; expected random, perfect_clone or hf:FOLDER"),
-        ("model.init='hf:'", "model.init: found 'hf:'; expected random, perfect_clone or hf:FOLDER"),
+        (
+            "model.init=gpt2",
+            "model.init: found 'gpt2'; expected random, perfect_clone, hf:FOLDER or hf:OWNER/NAME@COMMIT",
+        ),
+        (
+            "model.init='hf:'",
+            "model.init: found 'hf:'; expected random, perfect_clone, hf:FOLDER or hf:OWNER/NAME@COMMIT",
+        ),
         ("model.init=hf:$NO_SUCH/x", "model.init: found .* but the environment has no"),
         ("model.layers=3", "model.layers: found 3 in the recipe, 2 in it"),
         ("data.tokenizer.end_of_document=5", "end_of_document: found 5; the tokenizer in "),
@@ -220,7 +226,9 @@ def test_check_says_what_it_starts_from(gpt2: tuple[Recipe, Path]) -> None:
     assert f"weights: {folder / 'stock'} has the shapes and token ids of the recipe" in out
     code, _, error = finish(start(["launchers/pretrain.py", "--config", path, run, "model.init=hf:no/such"]))
     assert code == 2
-    assert error.startswith("error: hf:no/such: no such folder; expected one with config.json")
+    assert error.startswith(
+        "error: model.init: hf:no/such: no such folder; a model of the hub has its commit behind it"
+    )
     assert len(error.splitlines()) == 1
 
 
