@@ -92,6 +92,19 @@ def wide_product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | No
     return torch.mm(left.to(_wide(left)), right.to(_wide(right)), out=out)
 
 
+def product_into(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """``left @ right`` accumulated in fp32 and rounded once, into ``out`` of their dtype."""
+    if not left.is_cuda:
+        return out.copy_(wide_product(left, right))
+    matmul = torch.backends.cuda.matmul
+    allowed = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False  # parts of a long sum are not to be rounded before they meet
+    try:
+        return torch.mm(left, right, out=out)
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = allowed
+
+
 def _blocks(own: torch.Tensor, columns: torch.Tensor) -> list[slice]:
     """Rows in blocks that bound the scores held at a time."""
     size = max(1, _BLOCK_SCORES[own.device.type] // max(len(columns), 1))

@@ -167,11 +167,13 @@ def _product_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def _special_kernel(
-    own, columns, pair_rows, pair_columns, pair_kinds, matrix, row_shift, column_shift, row_share, column_share,
+    own, columns, pair_rows, pair_columns, pair_kinds, matrix, row_shift, column_shift, row_share, column_share, factor,
     first_pair, end_pair, first_row, size, own_stride, column_stride, matrix_stride, scale,
-    ROW_TERMS: tl.constexpr, COLUMN_TERMS: tl.constexpr, PAIRS: tl.constexpr, DEPTH: tl.constexpr,
+    ROW_TERMS: tl.constexpr, COLUMN_TERMS: tl.constexpr, SCALED: tl.constexpr,
+    PAIRS: tl.constexpr, DEPTH: tl.constexpr,
 ):
-    """Entries of ``G`` whose pairs are special, the positives taken off before rounding."""
+    """Entries of ``G`` whose pairs are special, the positives taken off, and with ``SCALED`` times the number at
+    ``factor``, before rounding."""
     pair = first_pair + tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
     listed = pair < end_pair
     row = tl.load(pair_rows + pair, mask=listed, other=0)
@@ -191,6 +193,8 @@ def _special_kernel(
         part = tl.exp2(scores - tl.load(column_shift + column, mask=listed, other=float("inf")))
         share = tl.load(column_share + column, mask=listed, other=0.0)
         result += tl.where(column_part, part, 0.0) - tl.where(kind & POSITIVE_OF != 0, share, 0.0)
+    if SCALED:
+        result *= tl.load(factor)
     place = (row - first_row).to(tl.int64) * matrix_stride + column
     tl.store(matrix + place, result.to(matrix.dtype.element_ty), mask=listed)
 # fmt: on
@@ -250,8 +254,8 @@ def row_gradient(
         if end_pair > first_pair:
             _special_kernel[(triton.cdiv(end_pair - first_pair, PAIRS["PAIRS"]),)](
                 own, columns, plan.pair_rows, plan.pair_columns, plan.pair_kinds, workspace,
-                row_shift, column_shift, plan.row_share, plan.column_share,
-                first_pair, end_pair, first, size, *strides, _LOG2E / tau, **terms, **PAIRS,
+                row_shift, column_shift, plan.row_share, plan.column_share, None,
+                first_pair, end_pair, first, size, *strides, _LOG2E / tau, **terms, SCALED=False, **PAIRS,
             )  # fmt: skip
         wide_product(workspace[:height, : len(factors)], factors, out=gradient[first:end])
     return gradient

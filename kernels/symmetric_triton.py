@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from prealign.kernels.chunked import wide_product
+from prealign.kernels.chunked import product_into
 from prealign.kernels.infonce_triton import PAIRS, _product_kernel, _scores, _special_kernel
 from prealign.kernels.relations import Relations, edges
 from prealign.kernels.symmetric import SymmetricPlan, tile_shape
@@ -114,7 +114,8 @@ def _matrix_kernel(
     WHOLE: tl.constexpr, INTERPRET: tl.constexpr,
 ):
     """A tile of ``G`` as if no pair were special, and its mirror image; beyond the last word, where wide stores reach,
-    what is finite. ``factor``: ``a exp(c - lse)``. ``block``, ``mirrored_block``: descriptors of ``matrix``."""
+    what is finite. ``factor``: ``a exp(c - lse)``, times what all of ``G`` is to be multiplied by. ``block``,
+    ``mirrored_block``: descriptors of ``matrix``."""
     packed = tl.load(order + tl.program_id(0))
     row_tile, column_tile = packed >> 16, packed & 0xFFFF
     row0, column0 = row_tile * ROWS, column_tile * COLUMNS
@@ -202,8 +203,9 @@ def backward(
     weight = relations.anchor_weight.float()
     share = weight / relations.positives[0].diff().clamp(min=1)
     shifts = lse * _LOG2E - torch.log2(weight)
+    upstream = grad_losses.float() / tau  # ``G`` has it already, so that its product is the gradient
     # a denominator without any word: every pair of its anchor is special, and is not to be infinite before
-    factors = torch.exp2(scale - shifts).nan_to_num_(posinf=0.0)
+    factors = torch.exp2(scale - shifts).nan_to_num_(posinf=0.0) * upstream[:, None]
     stride = _padded(words)
     matrix = torch.empty((words, stride), dtype=torch.bfloat16, device=device)
     width = -(-words // 8) * 8  # a product over a number of words that is not a multiple of eight takes a slower path
@@ -225,14 +227,13 @@ def backward(
         if len(plan.pair_rows):
             _special_kernel[(triton.cdiv(len(plan.pair_rows), PAIRS["PAIRS"]),)](
                 own, own, plan.pair_rows, plan.pair_columns, plan.pair_kinds, matrix,
-                shifts[layer], shifts[layer], share, share, 0, len(plan.pair_rows), 0,
-                size, own.stride(0), own.stride(0), stride, scale, ROW_TERMS=True, COLUMN_TERMS=True, **PAIRS,
+                shifts[layer], shifts[layer], share, share, upstream[layer], 0, len(plan.pair_rows), 0,
+                size, own.stride(0), own.stride(0), stride, scale,
+                ROW_TERMS=True, COLUMN_TERMS=True, SCALED=True, **PAIRS,
             )  # fmt: skip
         vectors = F.pad(own, (0, 0, 0, width - words)) if width > words else own
-        wide = wide_product(matrix[:, :width], vectors)
         gradient = torch.empty_like(z[layer], memory_format=torch.contiguous_format)
-        result.append(torch.mul(wide, grad_losses[layer] / tau, out=gradient))
-        del wide  # gone before the next layer's comes
+        result.append(product_into(matrix[:, :width], vectors, gradient))
     return result
 
 

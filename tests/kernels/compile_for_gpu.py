@@ -132,7 +132,9 @@ def main() -> None:
             for terms in TERMS:
                 print(json.dumps(build(infonce_triton._matrix_kernel, dtype, capability, options, fixed | terms)))
                 warps = {"num_warps": pairs["num_warps"]}
-                print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, warps, pairs | terms)))
+                for scaled in ({"SCALED": False, "factor": None}, {"SCALED": True}):
+                    constants = pairs | terms | scaled
+                    print(json.dumps(build(infonce_triton._special_kernel, dtype, capability, warps, constants)))
             options = {"num_warps": pairs["num_warps"]}
             print(json.dumps(build(infonce_triton._product_kernel, dtype, capability, options, pairs)))
             block = dict(cross_entropy_triton.BLOCK)

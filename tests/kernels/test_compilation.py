@@ -18,7 +18,7 @@ def test_kernels_compile() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     built = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(built) == 2 * (2 * 15 + 6)
+    assert len(built) == 2 * (2 * 18 + 6)
     for kernel in built:
         assert kernel["shared_bytes"] <= SHARED_BYTES[kernel["capability"]], kernel
         assert kernel["spill_bytes"] == 0, kernel
