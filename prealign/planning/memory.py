@@ -108,16 +108,16 @@ def _word_parts(work: Workload, layout: Layout, gpus: int) -> dict[str, float]:
     if not work.words:
         return dict.fromkeys(("word vectors", "gathered vectors", "kernel workspace"), 0.0)
     if takes_triangle(work, layout, gpus) and work.words**2 <= _TRIANGLE:
-        workspace = work.words**2 * layout.itemsize
+        workspace = float(work.words**2 * layout.itemsize)
     else:
-        workspace = _WORKSPACE * layout.itemsize
+        workspace = _WORKSPACE * layout.itemsize + 4.0 * own * work.model.hidden_size  # and a layer's gradient in fp32
     together = layers_a_gather(work, layout, gpus)
     gathered = min(2 * together, work.aligned_layers) * ranks * own
     whole = work.words if together > 1 or work.words % ranks else 0  # a layer of them, put together
     return {
         "word vectors": 2.0 * work.word_layers * own * row,  # and their gradients
         "gathered vectors": float(gathered + whole) * row if ranks > 1 else 0.0,
-        "kernel workspace": workspace + 4.0 * own * work.model.hidden_size + own * work.words / 8,
+        "kernel workspace": workspace + own * work.words / 8,
     }
 
 
