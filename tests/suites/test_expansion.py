@@ -126,7 +126,7 @@ def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
                 total[language] += earlier[language]
         own = sum(total.values()) - (training.start.tokens if training.start else 0)
         assert abs(own - training.tokens - (training.after.tokens if training.after else 0)) <= step
-        if not measurement.variant.endswith(("_target", "_matched", "_matched_real")):
+        if not measurement.variant.endswith(("_target", "_matched", "_matched_real", "_matched_four")):
             spent.setdefault(training.config, []).append(total)
             context = training.recipe.model.context
             for language, tokens in total.items():
@@ -142,6 +142,7 @@ def test_recipes_are_valid_and_tokens_match(name: str, scale: str) -> None:
         ("table1", "small", "joint_matched", 2),
         ("table1", "paper", "joint_matched", 2),
         ("table5", "demo", "joint_matched_real", 2.33),
+        ("four_languages", "demo", "joint_matched_four", 2.33),
     ],
 )
 def test_compute_matched_training_has_the_operations_of_prealign(
