@@ -21,7 +21,7 @@ figure: perplexity
 
 def test_every_table_and_figure_of_the_paper_is_there() -> None:
     of_the_paper = ["figure3", "figure4", "figure5", "table1", "table2", "table3", "table4", "table5"]
-    ours = ["align_later", "families", "knowledge", "new_language"]
+    ours = ["align_later", "families", "four_languages", "knowledge", "new_language"]
     assert suite_names() == sorted(of_the_paper + ours)
     assert suites_at("paper") == suites_at("small") == of_the_paper
     assert suites_at("demo") == suite_names()
