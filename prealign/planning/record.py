@@ -9,8 +9,8 @@ import yaml
 
 from prealign.config.model import ModelConfig
 from prealign.planning.cluster import Cluster
+from prealign.planning.cost import StageLoad, run_cost
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.planner import StageLoad, run_cost
 from prealign.planning.rates import rates_of
 
 _MPT = {"tied_embeddings": True}

@@ -9,8 +9,8 @@ import pytest
 from prealign.config import load_recipe
 from prealign.config.stage import stage_of
 from prealign.planning.cluster import Cluster
+from prealign.planning.cost import step_flops
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.planner import step_flops
 from prealign.planning.rates import committed_records, rates_of
 from prealign.planning.timing import StepTime, step_time
 
