@@ -40,7 +40,7 @@ def compared(points: Sequence[Point], cluster_of: Callable[[int], Cluster], rate
         try:
             cost = run_cost(loads, [stage.layout for stage in point.stages], cluster_of(point.gpus), rates)
         except UserError as error:
-            raise UserError(f"{' '.join(point.overrides)} of --measured: {error}") from None
+            raise UserError(f"--measured: {' '.join(point.overrides)} on {point.gpus} ranks: {error}") from None
         for stage, planned in zip(point.stages, cost.stages):
             yield Compared(point, stage, planned)
 

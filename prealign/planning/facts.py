@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from prealign.planning.layout import Layout, Workload
 
@@ -68,13 +69,31 @@ class Facts:
 
     points: tuple[Point, ...] = ()
 
+    @cached_property
+    def _fitted(self) -> dict[tuple[int, ...], list[Point]]:
+        """What was measured, by a part of the layout: a search asks of thousands."""
+        found: dict[tuple[int, ...], list[Point]] = {}
+        for point in self.points:
+            layout = point.stages[0].layout
+            if point.fitted:
+                found.setdefault(_key(layout, point.gpus, layout.micro_batch_size), []).append(point)
+        return found
+
+    @cached_property
+    def _failed(self) -> dict[tuple[int, ...], list[Point]]:
+        """What was out of memory, of any micro-batch."""
+        found: dict[tuple[int, ...], list[Point]] = {}
+        for point in self.points:
+            if not point.fitted:
+                found.setdefault(_key(point.stages[0].layout, point.gpus), []).append(point)
+        return found
+
     def of(self, work: Workload, layout: Layout, gpus: int) -> tuple[Point, MeasuredStage] | None:
         """What was measured of such a step with such a layout: the fastest, where settings that no plan knows of were
         measured too."""
         found = [
             (stage.seconds, point, stage)
-            for point in self.points
-            if point.gpus == gpus
+            for point in self._fitted.get(_key(layout, gpus, layout.micro_batch_size), [])
             for stage in point.stages
             if stage.seconds is not None and stage.is_of(work, layout)
         ]
@@ -85,8 +104,7 @@ class Facts:
         pairs = list(zip(works, layouts))
         return any(
             all(any(stage.bounds(work, layout, gpus) for work, layout in pairs) for stage in point.stages)
-            for point in self.points
-            if point.gpus == gpus and not point.fitted
+            for point in self._failed.get(_key(layouts[0], gpus), [])
         )
 
     def layouts(
@@ -101,6 +119,10 @@ class Facts:
             measured = [point.layouts[name] for name in names]
             if all(_as_wide(own, other) for own, other in zip(layouts, measured)):
                 yield measured
+
+
+def _key(layout: Layout, gpus: int, *more: int) -> tuple[int, ...]:
+    return gpus, layout.zero_stage, layout.tensor_size, *more
 
 
 def same_work(one: Workload, other: Workload) -> bool:

@@ -1,5 +1,8 @@
 """``python -m prealign.planning.record``: the plan's MFU beside what others published (`record.yaml`).
-``--rates 0.84``: as it were if cards reached that share of every rate, to see what would explain a difference; no plan takes it."""
+
+``--rates 0.84``: as it were if cards reached that share of every rate, to see what would explain a difference; no plan
+takes it.
+"""
 
 import argparse
 from collections.abc import Iterator

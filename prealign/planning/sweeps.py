@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prealign.config import Recipe, load_recipe
 from prealign.config.recipe import StageName
@@ -14,6 +14,7 @@ from prealign.planning.devices import DataSheet, expect_device
 from prealign.planning.facts import MeasuredStage, Point
 from prealign.planning.layout import Layout, Workload
 
+Number = TypeVar("Number", int, float)
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"
 """What a row says of a point, unless it failed."""
 ROW_KEYS = frozenset({"overrides", "recipe", "command", "outcome"})
@@ -59,7 +60,10 @@ def read_sweep(path: Path, device: DataSheet, tokens_per_word: float) -> Sweep:
         raise UserError(
             f"--measured: {path} lacks what a sweep has ({type(error).__name__}: {error}); measure it again"
         ) from None
-    return Sweep(path, tuple(points), tuple(f"{count} left out: {reason}" for reason, count in reasons.items()))
+    left_out = [f"{count} left out: {reason}" for reason, count in reasons.items()]
+    if not points and not left_out:
+        left_out = ["nothing of it was measured"]
+    return Sweep(path, tuple(points), tuple(left_out))
 
 
 def _point(row: dict[str, Any], rows: Sequence[dict[str, Any]], tokens_per_word: float) -> Point | str:
@@ -97,15 +101,14 @@ def _stage(name: StageName, work: Workload, layout: Layout, row: dict[str, Any])
         if not found["words_per_step"]:
             return None
         work = replace(work, words_every=work.words / found["words_per_step"])
-    return MeasuredStage(
-        name, work, layout, float(found["seconds_per_step"]), 1e9 * found["peak_memory_gb"], found["mfu"]
-    )
+    seconds, memory = _positive(float(found["seconds_per_step"])), _positive(1e9 * float(found["peak_memory_gb"]))
+    return MeasuredStage(name, work, layout, seconds, memory, found["mfu"])
 
 
 def _ranks(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int | None:
     """How many there were. What was out of memory left no record: those of the same command say it, if they agree."""
     if row["outcome"] == MEASURED:
-        return int(row["record"]["ranks"])
+        return _positive(int(row["record"]["ranks"]))
     others = {
         (int(other["record"]["ranks"]), other["record"]["device"])
         for other in rows
@@ -117,10 +120,17 @@ def _ranks(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int | None:
 def _sizes(row: dict[str, Any], recipe: Recipe, passes: int, ranks: int) -> tuple[int, int]:
     """Rows of a micro-batch, and of a step over all ranks."""
     if row["outcome"] == MEASURED:
-        return int(row["record"]["micro_batch_size"]), int(row["record"]["global_batch_size"])
+        found = row["record"]
+        return _positive(int(found["micro_batch_size"])), _positive(int(found["global_batch_size"]))
     micro, parallel = recipe.batch.micro_batch_size, recipe.parallel
     groups = ranks // (parallel.tensor_parallel_size * parallel.sequence_parallel_size)
     return micro, (micro * passes * groups if passes else recipe.batch.global_batch_size)
+
+
+def _positive(value: Number) -> Number:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"found {value} where a number above 0 stands")
+    return value
 
 
 def _command(command: str) -> tuple[str, list[str], dict[str, Any]]:

@@ -99,6 +99,19 @@ def test_rows_that_lack_something(key: str, tmp_path: Path) -> None:
         read(tmp_path, [values | {key: None if key == "overrides" else {} if key == "record" else "python"}])
 
 
+@pytest.mark.parametrize("changes", [{"ranks": 0}, {"micro_batch_size": 0}, {"global_batch_size": -8}])
+def test_sizes_that_are_none(changes: dict[str, int], tmp_path: Path) -> None:
+    values = row(["batch.micro_batch_size=8"], BOTH, 8)
+    with pytest.raises(UserError, match=r"lacks what a sweep has .*where a number above 0 stands"):
+        read(tmp_path, [values | {"record": values["record"] | changes}])
+
+
+def test_a_sweep_of_which_nothing_was_measured(tmp_path: Path) -> None:
+    assert read(tmp_path, [row(["batch.micro_batch_size=8"], "stopped after 300 s", 8)]).left_out == (
+        "nothing of it was measured",
+    )
+
+
 def test_what_is_no_sweep(tmp_path: Path) -> None:
     for name, content in {"a": json.dumps({"device": "x"}), "b": "words", "c": ""}.items():
         (tmp_path / name).write_text(content)
