@@ -89,7 +89,8 @@ def main() -> None:
 
 def sweep_over(arguments: argparse.Namespace) -> None:
     """Measure a grid of recipes and print it as a table, the best first."""
-    from prealign.suites.benchmark_sweep import MEASURED, Axis, Point, Record, combinations, sweep
+    from prealign.planning.sweeps import MEASURED
+    from prealign.suites.benchmark_sweep import Axis, Point, Record, combinations, sweep
     from prealign.suites.launching import Processes
 
     if "LOCAL_RANK" in os.environ:
@@ -120,7 +121,8 @@ def sweep_over(arguments: argparse.Namespace) -> None:
 
 def show_sweep(rows: list[dict[str, Any]]) -> None:
     """Print the combinations of a sweep as a table, the fastest first."""
-    from prealign.suites.benchmark_sweep import MEASURED, last_stage, speed
+    from prealign.planning.sweeps import MEASURED
+    from prealign.suites.benchmark_sweep import last_stage, speed
 
     keys = [change.partition("=")[0] for change in rows[0]["overrides"]]
     short = [key.rpartition(".")[2] for key in keys]

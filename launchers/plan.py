@@ -4,12 +4,15 @@ takes least.
     python launchers/plan.py --config real_1p3b --gpus 64 --device h100
     python launchers/plan.py --config real_1p3b --gpus 8 --device a100 --price 1.5 parallel.zero_stage=2
     python launchers/plan.py --config real_1p3b --device h100 --sweep --plot sweep.svg
+    python launchers/plan.py --config real_1p3b --gpus 8 --measured sweep.jsonl
 
 How it counts, and how far it has been off: prealign/planning/README.md.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -22,25 +25,44 @@ from prealign.config.stage import Stage, stage_of
 from prealign.errors import UserError, run
 from prealign.files import write_atomically
 from prealign.planning.cluster import Cluster
+from prealign.planning.comparison import (
+    Compared,
+    compared,
+    comparison_record,
+    comparison_table,
+    comparison_words,
+)
+from prealign.planning.cost import RunCost, StageLoad, run_cost
 from prealign.planning.devices import DEVICES, data_sheet
+from prealign.planning.facts import Facts, same_work
 from prealign.planning.layout import TOKENS_PER_WORD, Layout, Workload
-from prealign.planning.planner import Recommendation, RunCost, StageLoad, layout_words, limits, recommend, run_cost
+from prealign.planning.planner import Recommendation, layout_words, limits, recommend
 from prealign.planning.rates import Rates, rates_of
+from prealign.planning.sweeps import Sweep, read_sweep, sweep_rows
 from prealign.planning.tables import Table, fit_words, memory_table, record, sweep_table, time_table, totals
 from prealign.training.plan import Account, plan_of
 
 SIZES = {"150M": "150m", "400M": "400m", "1.3B": "1p3b", "2.7B": "2p7b", "6.7B": "6p7b", "13B": "13b"}
 """Models of a sweep: name -> recipe ``real_...`` whose shape takes the place of the recipe's."""
+_WIDEST = 200
+"""Columns that a table may take, whatever the terminal has."""
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 
 
 def main() -> None:
     arguments = parsed()
     recipe = load_recipe(arguments.config, arguments.overrides)
-    rates = rates_of(data_sheet(arguments.device), arguments.measured)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    sheet = data_sheet(arguments.device)
+    files = arguments.measured or []
+    sweeps = [read_sweep(path, sheet, arguments.tokens_per_word) for path in files if sweep_rows(path)]
+    facts = Facts(tuple(point for found in sweeps for point in found.points))
+    records = [path for path in files if not sweep_rows(path)]
+    rates = rates_of(sheet, records or None)
+    console = Console(highlight=False, markup=False, soft_wrap=True, width=_WIDEST)
+    beside = list(compared(facts.points, partial(cluster_of, arguments), rates))
+    compare(console, sweeps, beside)
     if arguments.sweep:
-        rows = sweep(recipe, arguments, rates)
+        rows = sweep(recipe, arguments, rates, facts)
         show(console, sweep_table(rows))
         console.print(f"rates: {'; '.join(rates.source)}")
         if arguments.plot is not None:
@@ -51,8 +73,8 @@ def main() -> None:
         return
     cluster = cluster_of(arguments, arguments.gpus)
     loads, layouts = stage_loads(recipe, arguments.tokens_per_word)
-    own = own_cost(loads, layouts, cluster, rates, arguments.price)
-    found = recommend(loads, layouts, cluster, rates, arguments.price)
+    own = own_cost(loads, layouts, cluster, rates, arguments.price, facts)
+    found = recommend(loads, layouts, cluster, rates, arguments.price, facts)
     console.print(
         f"{recipe.name}: {arguments.gpus} x {cluster.device.name}, {cluster.per_node} a node, "
         f"{cluster.link / 1e9:.0f} GB/s in a node and {cluster.network / 1e9:.0f} GB/s a card between nodes"
@@ -60,11 +82,15 @@ def main() -> None:
     console.print(f"rates: {'; '.join(rates.source)}")
     if recipe.parallel.precision == "fp32":
         console.print("note: parallel.precision is fp32: bytes are counted so, seconds as of bf16, which is faster")
+    if facts.points:
+        console.print(use_words(facts, loads, cluster))
     describe(console, "as the recipe has it", own)
     explain(console, found, own)
     if arguments.json is not None:
         plans = {"recipe": own, "recommended": found.best}
-        values = {name: record(plan) for name, plan in plans.items() if isinstance(plan, RunCost)}
+        values: dict[str, object] = {name: record(plan) for name, plan in plans.items() if isinstance(plan, RunCost)}
+        if beside:
+            values["measured"] = comparison_record(beside)
         write_atomically(arguments.json, json.dumps({"rates": rates.source} | values, indent=1) + "\n")
 
 
@@ -78,7 +104,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--network", type=rate, metavar="GB/S", help="between nodes, a card")
     parser.add_argument("--price", type=rate, help="of an hour of one card, in any currency")
     parser.add_argument(
-        "--measured", type=path_argument, action="append", metavar="FILE", help="record of a benchmark on such a card"
+        "--measured",
+        type=path_argument,
+        action="append",
+        metavar="FILE",
+        help="record of a benchmark on such a card, or file of a benchmark's --sweep",
     )
     parser.add_argument(
         "--tokens-per-word",
@@ -130,11 +160,11 @@ def stage_loads(recipe: Recipe, tokens_per_word: float) -> tuple[list[StageLoad]
 
 
 def own_cost(
-    loads: list[StageLoad], layouts: list[Layout], cluster: Cluster, rates: Rates, price: float | None
+    loads: list[StageLoad], layouts: list[Layout], cluster: Cluster, rates: Rates, price: float | None, facts: Facts
 ) -> RunCost | UserError:
     """The recipe's own layout, or why it does not start."""
     try:
-        return run_cost(loads, layouts, cluster, rates, price)
+        return run_cost(loads, layouts, cluster, rates, price, facts)
     except UserError as error:
         return error
 
@@ -148,7 +178,29 @@ def describe(console: Console, title: str, cost: RunCost | UserError) -> None:
     show(console, memory_table(cost))
     console.print(fit_words(cost))
     show(console, time_table(cost))
+    for stage in cost.stages:
+        if stage.measured is not None:
+            console.print(f"{stage.load.name}: {stage.measured}")
     console.print(totals(cost))
+
+
+def compare(console: Console, sweeps: Sequence[Sweep], beside: Sequence[Compared]) -> None:
+    """What sweeps measured beside the plans of the same layouts."""
+    for found in sweeps:
+        for line in found.left_out:
+            console.print(f"{found.path}: {line}")
+    if beside:
+        console.print("\nmeasured, and planned for the same layouts:")
+        show(console, comparison_table(beside))
+        console.print(f"{comparison_words(beside)} (the goals on a card)")
+
+
+def use_words(facts: Facts, loads: Sequence[StageLoad], cluster: Cluster) -> str:
+    """How many points bear on this run, in a line."""
+    own = [any(same_work(stage.work, load.work) for stage in point.stages for load in loads) for point in facts.points]
+    used = sum(same and point.gpus == cluster.gpus for same, point in zip(own, facts.points))
+    line = f"{used} of {len(own)} measured points are of this run's steps on {cluster.gpus} GPUs: plans follow them"
+    return line if used == len(own) else f"{line}, and no other"
 
 
 def explain(console: Console, found: Recommendation, own: RunCost | UserError) -> None:
@@ -159,6 +211,10 @@ def explain(console: Console, found: Recommendation, own: RunCost | UserError) -
             console.print(f"{100 * (1 - found.best.seconds / own.seconds):.1f} % less time than the recipe's layout")
         for line in limits(found):
             console.print(f"limited by {line}")
+        if found.measured is not None and not any(stage.measured for stage in found.best.stages):
+            slower = 100 * (found.measured.seconds / found.best.seconds - 1)
+            words = layout_words(found.measured.stages[-1].layout)
+            console.print(f"the fastest that was measured: {words}: {slower:.1f} % more time than this plan has")
     elif found.smallest is not None:
         least = found.smallest
         console.print(f"\nnothing fits; the least memory: {layout_words(least.stages[-1].layout)}; {fit_words(least)}")
@@ -166,7 +222,9 @@ def explain(console: Console, found: Recommendation, own: RunCost | UserError) -
         console.print("\nno layout: batch.global_batch_size (or align.global_batch_size) divides by no group of ranks")
 
 
-def sweep(recipe: Recipe, arguments: argparse.Namespace, rates: Rates) -> list[tuple[str, int, RunCost | None, str]]:
+def sweep(
+    recipe: Recipe, arguments: argparse.Namespace, rates: Rates, facts: Facts
+) -> list[tuple[str, int, RunCost | None, str]]:
     """The recipe's run with models of `SIZES`, on `GPUS` cards."""
     rows: list[tuple[str, int, RunCost | None, str]] = []
     kept = ("layers", "hidden_size", "heads", "kv_heads", "head_size", "ffn_multiple", "ffn_size")
@@ -176,7 +234,7 @@ def sweep(recipe: Recipe, arguments: argparse.Namespace, rates: Rates) -> list[t
         loads, layouts = stage_loads(recipe.model_copy(update={"model": model}), arguments.tokens_per_word)
         for gpus in GPUS:
             cluster = cluster_of(arguments, gpus)
-            found = recommend(loads, layouts, cluster, rates, arguments.price)
+            found = recommend(loads, layouts, cluster, rates, arguments.price, facts)
             reason = "nothing fits" if found.smallest is not None else "the batch does not divide"
             rows.append((name, gpus, found.best, reason))
     return rows
@@ -185,7 +243,7 @@ def sweep(recipe: Recipe, arguments: argparse.Namespace, rates: Rates) -> list[t
 def show(console: Console, table: Table) -> None:
     drawn = RichTable(*table[0], box=None, pad_edge=False)
     for column in drawn.columns[1:]:
-        column.justify = "left" if column.header == "recompute" else "right"
+        column.justify = "left" if column.header in ("recompute", "stage", "") else "right"
     for row in table[1:]:
         drawn.add_row(*row)
     console.print(drawn)

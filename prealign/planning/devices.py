@@ -1,6 +1,8 @@
 """Accelerators by their makers' data sheets."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from prealign.errors import UserError
 
@@ -36,10 +38,8 @@ DENSE_BF16_TFLOPS = {
 
 def peak_tflops(device_name: str, precision: str) -> float | None:
     """Dense matrix rate of a device for ``bf16``, in TFLOP/s; None for a device or precision that is not listed."""
-    names = [name for name in DENSE_BF16_TFLOPS if _contains(device_name, name)]
-    if precision != "bf16" or not names:
-        return None
-    return DENSE_BF16_TFLOPS[max(names, key=len)]
+    name = _listed_name(device_name)
+    return None if precision != "bf16" or name is None else DENSE_BF16_TFLOPS[name]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,24 @@ def data_sheet(device: str) -> DataSheet:
     if device.lower() not in _SHEETS:
         raise UserError(f"--device: found '{device}'; expected one of {', '.join(DEVICES)}")
     return _SHEETS[device.lower()]
+
+
+def expect_device(device: DataSheet, found: str, path: Path) -> None:
+    """Raises `UserError` where the record in ``path``, of a device that its driver calls ``found``, is of another card
+    than ``device``, or of as much memory as it has not."""
+    sizes = re.findall(r"(\d+) ?GB\b", found)
+    if _listed_name(found) == device.name and all(int(size) == round(device.memory / 1e9) for size in sizes):
+        return
+    other = "; there are no plans for a CPU" if found.endswith("(CPU)") else ", or another --device"
+    raise UserError(
+        f"--measured: {path} is of '{found}'; expected a record of {device.name} with {device.memory / 1e9:.0f} GB"
+        f"{other}"
+    )
+
+
+def _listed_name(device_name: str) -> str | None:
+    """The longest of `DENSE_BF16_TFLOPS` that a device's name has."""
+    return max((name for name in DENSE_BF16_TFLOPS if _contains(device_name, name)), key=len, default=None)
 
 
 def _contains(device_name: str, name: str) -> bool:

@@ -104,7 +104,7 @@ class Workload:
     vocab_size: int
     sequences: int
     words: int = 0
-    words_every: int = 1
+    words_every: float = 1
     aligned_layers: int = 0
     anchors: float = 1.0
     tau: float = 0.1

@@ -1,16 +1,14 @@
-"""What a run takes as its recipe has it, and the layout that takes least."""
+"""The layout with which a run takes least, and what limits it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from prealign.errors import UserError
-from prealign.model.flops import model_body_parameters, model_token_flops
 from prealign.planning.cluster import Cluster
+from prealign.planning.cost import NOTHING, RunCost, StageLoad, divisor, run_cost
+from prealign.planning.facts import Facts
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.memory import USABLE, Memory, memory
 from prealign.planning.rates import Rates
-from prealign.planning.timing import StepTime, step_time
 
 _MICRO = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 _RECOMPUTE: tuple[tuple[int | None, int | None], ...] = ((None, None), (None, 2), (None, 1), (2, 2), (2, 1), (1, 1))
@@ -20,108 +18,15 @@ _NOTABLE = 0.01
 
 
 @dataclass(frozen=True)
-class StageLoad:
-    """A stage: one of its steps, and how many there are."""
-
-    name: str
-    work: Workload
-    steps: int
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a stage takes with a layout."""
-
-    load: StageLoad
-    layout: Layout
-    cluster: Cluster
-    memory: Memory
-    time: StepTime
-
-    @property
-    def seconds(self) -> float:
-        """All its steps."""
-        return self.load.steps * self.time.total
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Positions of text a second, over all cards."""
-        return self.load.work.sequences * self.load.work.model.context / self.time.total
-
-    @property
-    def mfu(self) -> float:
-        """Of the dense bf16 peak, by the convention of `prealign.model.flops`."""
-        return step_flops(self.load.work) / self.time.total / self.cluster.gpus / self.cluster.device.peak
-
-
-@dataclass(frozen=True)
-class RunCost:
-    """What all stages take. ``price``: of an hour of one card, in any currency."""
-
-    stages: tuple[StageCost, ...]
-    cluster: Cluster
-    price: float | None = None
-
-    @cached_property
-    def seconds(self) -> float:
-        """Steps alone: no start, no evaluation, no checkpoints, no failures."""
-        return sum(stage.seconds for stage in self.stages)
-
-    @property
-    def gpu_hours(self) -> float:
-        return self.cluster.gpus * self.seconds / 3600
-
-    @property
-    def kilowatt_hours(self) -> float:
-        """Of the cards at their power limit, without hosts and cooling."""
-        return self.gpu_hours * self.cluster.device.watts / 1000
-
-    @property
-    def money(self) -> float | None:
-        return None if self.price is None else self.gpu_hours * self.price
-
-    @cached_property
-    def peak(self) -> StageCost:
-        """The stage that takes most memory."""
-        return max(self.stages, key=lambda stage: stage.memory.peak)
-
-    @property
-    def fits(self) -> bool:
-        return self.peak.memory.peak <= USABLE * self.cluster.device.memory
-
-
-def step_flops(work: Workload) -> float:
-    """Operations of a step over all ranks, as MFU counts them."""
-    flops = work.sequences * work.model.context * model_token_flops(work.model, work.vocab_size)
-    words = work.words * work.tokens_per_word * 6.0 * model_body_parameters(work.model)
-    words += 6.0 * work.aligned_layers * work.anchors * work.words**2 * work.model.hidden_size
-    return flops + words / work.words_every
-
-
-def run_cost(
-    loads: Sequence[StageLoad],
-    layouts: Sequence[Layout],
-    cluster: Cluster,
-    rates: Rates,
-    price: float | None = None,
-) -> RunCost:
-    """Of stages, each with its layout. Raises `UserError` where a global batch does not divide."""
-    stages = []
-    for load, layout in zip(loads, layouts):
-        layout = _fitted(load, layout, cluster)
-        used = memory(load.work, layout, cluster.gpus)
-        stages.append(StageCost(load, layout, cluster, used, step_time(load.work, layout, cluster, rates)))
-    return RunCost(tuple(stages), cluster, price)
-
-
-@dataclass(frozen=True)
 class Recommendation:
     """``best``: the fastest that fits, None where nothing does; ``fastest``: if memory were no object; ``smallest``:
-    that which takes least memory. None: no layout divides the batch."""
+    that which takes least memory. None: no layout divides the batch. ``measured``: the fastest that fits
+    of those of which a stage was measured."""
 
     best: RunCost | None
     fastest: RunCost | None
     smallest: RunCost | None
+    measured: RunCost | None = None
 
 
 def recommend(
@@ -130,15 +35,39 @@ def recommend(
     cluster: Cluster,
     rates: Rates,
     price: float | None = None,
+    facts: Facts = NOTHING,
 ) -> Recommendation:
-    """Search ZeRO stage, tensor size, micro-batch and recomputation; the rest is as in ``layouts``."""
-    found = [run_cost(loads, chosen, cluster, rates, price) for chosen in _candidates(loads, layouts, cluster)]
+    """Search ZeRO stage, tensor size, micro-batch and recomputation, the rest as in ``layouts``, and what ``facts``
+    have of such a run."""
+    found = [run_cost(loads, chosen, cluster, rates, price, facts) for chosen in _candidates(loads, layouts, cluster)]
+    measured = list(_measured_costs(loads, layouts, cluster, rates, price, facts))
+    found += measured
     fitting = [cost for cost in found if cost.fits]
     return Recommendation(
         _simplest(fitting) if fitting else None,
         min(found, key=lambda cost: cost.seconds, default=None),
-        min(found, key=lambda cost: cost.peak.memory.peak, default=None),
+        min(found, key=lambda cost: cost.peak.peak_bytes, default=None),
+        min((cost for cost in measured if cost.fits), key=lambda cost: cost.seconds, default=None),
     )
+
+
+def _measured_costs(
+    loads: Sequence[StageLoad],
+    layouts: Sequence[Layout],
+    cluster: Cluster,
+    rates: Rates,
+    price: float | None,
+    facts: Facts,
+) -> Iterator[RunCost]:
+    """Layouts of which a stage was measured, whatever the search tries."""
+    names, works = [load.name for load in loads], [load.work for load in loads]
+    for chosen in facts.layouts(names, works, layouts, cluster.gpus):
+        try:
+            cost = run_cost(loads, chosen, cluster, rates, price, facts)
+        except UserError:  # its ranks do not divide the run's batch
+            continue
+        if any(stage.measured is not None for stage in cost.stages):
+            yield cost
 
 
 def _simplest(costs: Sequence[RunCost]) -> RunCost:
@@ -149,7 +78,7 @@ def _simplest(costs: Sequence[RunCost]) -> RunCost:
     def order(cost: RunCost) -> tuple[int, int, float, float]:
         layout = cost.stages[-1].layout
         again = sum(1 / every for every in (layout.recompute, layout.recompute_words) if every)
-        return layout.tensor_size, layout.zero_stage, round(cost.seconds / least, 3) + again, cost.peak.memory.peak
+        return layout.tensor_size, layout.zero_stage, round(cost.seconds / least, 3) + again, cost.peak.peak_bytes
 
     return min(near, key=order)
 
@@ -161,15 +90,16 @@ def limits(found: Recommendation) -> list[str]:
     lines = []
     gain = 1 - found.fastest.seconds / found.best.seconds
     if gain > _NOTABLE:
+        failed = ", and was out of memory" if found.fastest.too_large else ""
         lines.append(
             f"memory: {layout_words(found.fastest.stages[-1].layout)} would take {100 * gain:.0f} % less time, and "
-            f"{found.fastest.peak.memory.peak / 1e9:.0f} GB a card"
+            f"{found.fastest.peak.peak_bytes / 1e9:.0f} GB a card{failed}"
         )
-    total = found.best.seconds
     parts: dict[str, float] = {}
     for stage in found.best.stages:
         for name, seconds in stage.time.seconds.items():
             parts[name] = parts.get(name, 0.0) + stage.load.steps * seconds
+    total = sum(parts.values())  # as planned, whatever was measured
     largest = sorted(parts.items(), key=lambda item: -item[1])
     named = [f"{name} {100 * seconds / total:.0f} %" for name, seconds in largest if seconds > _NOTABLE * total]
     return [*lines, ", ".join(named)]
@@ -179,7 +109,7 @@ def layout_words(layout: Layout) -> str:
     """A layout in a line."""
     return (
         f"ZeRO {layout.zero_stage}, tensor size {layout.tensor_size}, {layout.micro_batch_size} rows a micro-batch, "
-        f"recomputation {recompute_words(layout)}"
+        f"recomputation {recompute_words(layout)}{', compiled' if layout.compile else ''}"
     )
 
 
@@ -187,17 +117,6 @@ def recompute_words(layout: Layout) -> str:
     """Values of `parallel.activation_checkpointing`: in passes of text, and where it is another, in those of words."""
     text, words = ({None: "none", 1: "full"}.get(every, every) for every in (layout.recompute, layout.recompute_words))
     return f"{text}" if text == words else f"{text}, words {words}"
-
-
-def _fitted(load: StageLoad, layout: Layout, cluster: Cluster) -> Layout:
-    """With the micro-batch that a rank's share of the step allows, as training has it."""
-    groups = layout.data_size(cluster.gpus)
-    if load.work.sequences % groups:
-        raise UserError(
-            f"{load.name}: found global_batch_size={load.work.sequences} on {groups} groups of ranks; expected a "
-            f"multiple of {groups}"
-        )
-    return replace(layout, micro_batch_size=_divisor(load.work.sequences // groups, layout.micro_batch_size))
 
 
 def _candidates(loads: Sequence[StageLoad], layouts: Sequence[Layout], cluster: Cluster) -> Iterator[list[Layout]]:
@@ -210,7 +129,7 @@ def _candidates(loads: Sequence[StageLoad], layouts: Sequence[Layout], cluster: 
         groups = cluster.gpus // (tensor_size * layouts[0].sequence_size)
         if any(load.work.sequences % groups for load in loads):
             continue
-        rows = sorted({_divisor(loads[-1].work.sequences // groups, most) for most in _MICRO}, reverse=True)
+        rows = sorted({divisor(loads[-1].work.sequences // groups, most) for most in _MICRO}, reverse=True)
         for zero_stage in (0, 1, 2, 3) if groups * layouts[0].sequence_size > 1 else (layouts[0].zero_stage,):
             for most in rows:
                 for text, words in recomputed:
@@ -219,7 +138,7 @@ def _candidates(loads: Sequence[StageLoad], layouts: Sequence[Layout], cluster: 
                             layout,
                             zero_stage=zero_stage,
                             tensor_size=tensor_size,
-                            micro_batch_size=_divisor(load.work.sequences // groups, most),
+                            micro_batch_size=divisor(load.work.sequences // groups, most),
                             recompute=text,
                             recompute_words=words,
                             overlap=zero_stage == 3 or (layout.overlap and layout.zero_stage != 3),
@@ -236,8 +155,3 @@ def _splits(tensor_size: int, sequence_size: int, work: Workload, cluster: Clust
         return False
     sizes = (model.heads // sequence_size, model.resolved_ffn_size)
     return model.kv_heads_divide(tensor_size) and all(size % tensor_size == 0 for size in sizes)
-
-
-def _divisor(count: int, most: int) -> int:
-    """The largest divisor up to ``most``."""
-    return next(rows for rows in range(min(count, most), 0, -1) if count % rows == 0)

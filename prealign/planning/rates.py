@@ -9,7 +9,7 @@ from typing import Any
 import prealign
 from prealign.config.loading import CONFIGS
 from prealign.errors import UserError
-from prealign.planning.devices import DataSheet
+from prealign.planning.devices import DataSheet, expect_device
 
 # What the H100 of configs/results/h100 reached, as a share of its sheet; other cards are taken to reach as much.
 PRODUCT_OF_BEST = 0.841
@@ -79,10 +79,8 @@ def rates_of(device: DataSheet, measured: list[Path] | None = None) -> Rates:
     for path in paths:
         record = _read(path)
         name = str(record.get("device", ""))
-        if measured is not None and device.name.split()[0] not in name:
-            raise UserError(
-                f"--measured: {path} is of '{name}'; expected a record of {device.name}, or another --device"
-            )
+        if measured is not None:
+            expect_device(device, name, path)
         try:
             if "product_tflops" in record:
                 rates = _of_ceilings(rates, record)

@@ -1,5 +1,10 @@
-"""``python -m prealign.planning.record``: the plan's MFU beside what others published (`record.yaml`)."""
+"""``python -m prealign.planning.record``: the plan's MFU beside what others published (`record.yaml`).
 
+``--rates 0.84``: as it were if cards reached that share of every rate, to see what would explain a difference; no plan
+takes it.
+"""
+
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +14,9 @@ import yaml
 
 from prealign.config.model import ModelConfig
 from prealign.planning.cluster import Cluster
+from prealign.planning.cost import StageLoad, run_cost
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.planner import StageLoad, run_cost
-from prealign.planning.rates import rates_of
+from prealign.planning.rates import Rates, rates_of
 
 _MPT = {"tied_embeddings": True}
 _LLAMA = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
@@ -54,14 +59,15 @@ class Row:
         return self.planned - self.published
 
 
-def rows() -> Iterator[Row]:
-    """All rows of the record."""
+def rows(share: float = 1.0) -> Iterator[Row]:
+    """All rows of the record, planned with that share of all rates of a card."""
     for entry in yaml.safe_load(Path(__file__).with_name("record.yaml").read_text(encoding="utf-8")):
         for values in entry["rows"]:
-            yield _row(entry, *values)
+            yield _row(share, entry, *values)
 
 
 def _row(
+    share: float,
     entry: dict[str, Any],
     name: str,
     context: int,
@@ -83,13 +89,20 @@ def _row(
         model, vocabulary, micro * passes * layout.data_size(gpus), fused_cross_entropy=entry.get("fused", False)
     )
     load = StageLoad("pretrain", work, 1)
-    cost = run_cost([load], [layout], cluster, rates_of(cluster.device))
+    cost = run_cost([load], [layout], cluster, _part_of(rates_of(cluster.device), share))
     planned = 100 * cost.stages[0].mfu
     return Row(entry["source"], entry["device"], name, context, gpus, layout, published, planned)
 
 
+def _part_of(rates: Rates, share: float) -> Rates:
+    names = ("products", "copy", "attention", "elementwise", "optimizer")
+    return replace(rates, **{name: share * getattr(rates, name) for name in names})
+
+
 def main() -> None:
-    found = list(rows())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rates", type=float, default=1.0, metavar="SHARE", help="of all rates of a card (1)")
+    found = list(rows(parser.parse_args().rates))
     for row in found:
         print(
             f"{row.device:5} {row.model:15} {row.context:6,} tokens {row.gpus:4} GPUs  published {row.published:5.1f}  "

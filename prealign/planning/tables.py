@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from prealign.planning.cost import RunCost, StageCost
 from prealign.planning.memory import USABLE
-from prealign.planning.planner import RunCost, StageCost, layout_words, recompute_words
+from prealign.planning.planner import layout_words, recompute_words
 from prealign.planning.timing import PARTS
 
 Table = list[list[str]]
@@ -17,6 +18,9 @@ def memory_table(run: RunCost) -> Table:
     table += [[name, *(_gigabytes(stage.memory.parts.get(name)) for stage in run.stages)] for name in names]
     table.append(["peak", *(_gigabytes(stage.memory.peak) for stage in run.stages)])
     table.append(["  in", *(stage.memory.when for stage in run.stages)])
+    if any(stage.measured for stage in run.stages):
+        peaks = [None if stage.measured is None else stage.measured.memory for stage in run.stages]
+        table.append(["peak, measured", *map(_gigabytes, peaks)])
     if any(stage.memory.host for stage in run.stages):
         table.append(["in host memory", *(_gigabytes(stage.memory.host) for stage in run.stages)])
     return table
@@ -31,13 +35,19 @@ def time_table(run: RunCost) -> Table:
             table.append([name, *(f"{1e3 * stage.time.seconds[part]:,.1f}" for stage in run.stages)])
     if any(stage.time.hidden for stage in run.stages):
         table.append(["(communication, hidden)", *(f"{1e3 * stage.time.hidden:,.1f}" for stage in run.stages)])
+    planned = [f"{1e3 * stage.time.total:,.1f}" for stage in run.stages]
     rows = {
-        "step": [f"{1e3 * stage.time.total:,.1f}" for stage in run.stages],
+        "step": planned,
         "tokens/s": [f"{stage.tokens_per_second:,.0f}" for stage in run.stages],
         "MFU": [f"{100 * stage.mfu:.1f} %" for stage in run.stages],
         "steps": [f"{stage.load.steps:,}" for stage in run.stages],
         "days": [f"{stage.seconds / 86_400:.2f}" for stage in run.stages],
     }
+    if any(stage.measured for stage in run.stages):
+        taken = [
+            f"{1e3 * stage.step_seconds:,.1f} {'measured' if stage.measured else 'planned'}" for stage in run.stages
+        ]
+        rows = {"step, planned": planned} | rows | {"step": taken}
     return table + [[name, *cells] for name, cells in rows.items()]
 
 
@@ -54,7 +64,9 @@ def totals(run: RunCost) -> str:
 def fit_words(run: RunCost) -> str:
     """Whether it fits, in a line."""
     usable = USABLE * run.cluster.device.memory / 1e9
-    peak = run.peak.memory.peak / 1e9
+    if run.too_large:
+        return "does not fit: it, or one that takes no more memory, was out of memory when measured"
+    peak = run.peak.peak_bytes / 1e9
     verdict = "fits" if run.fits else "does not fit"
     return (
         f"{verdict}: {peak:.1f} GB of {usable:.1f} ({100 * USABLE:.0f} % of the card's "
@@ -64,16 +76,17 @@ def fit_words(run: RunCost) -> str:
 
 def sweep_table(rows: Sequence[tuple[str, int, RunCost | None, str]]) -> Table:
     """Sizes by GPUs: ``(model, GPUs, plan, why there is none)``."""
-    table = [["model", "GPUs", "ZeRO", "tensor", "rows", "recompute", "GB", "MFU", "tokens/s", "days", "MWh"]]
+    table = [["model", "GPUs", "ZeRO", "tensor", "rows", "recompute", "GB", "MFU", "tokens/s", "days", "MWh", ""]]
     for name, gpus, run, reason in rows:
         if run is None:
-            table.append([name, str(gpus), *["-"] * 3, reason, *["-"] * 5])
+            table.append([name, str(gpus), *["-"] * 3, reason, *["-"] * 5, ""])
             continue
         stage = run.stages[-1]
         layout = stage.layout
         cells = [str(size) for size in (layout.zero_stage, layout.tensor_size, layout.micro_batch_size)]
-        cells += [recompute_words(layout), f"{run.peak.memory.peak / 1e9:.0f}", f"{100 * stage.mfu:.0f} %"]
+        cells += [recompute_words(layout), f"{run.peak.peak_bytes / 1e9:.0f}", f"{100 * stage.mfu:.0f} %"]
         cells += [f"{stage.tokens_per_second:,.0f}", f"{run.seconds / 86_400:.2f}", f"{run.kilowatt_hours / 1e3:.2f}"]
+        cells.append("measured" if stage.measured else "")
         table.append([name, str(gpus), *cells])
     return table
 
@@ -97,6 +110,14 @@ def _stage_record(stage: StageCost) -> dict[str, object]:
         "layout": layout_words(stage.layout),
         "memory": stage.memory.parts | {"peak": stage.memory.peak, "when": stage.memory.when},
         "seconds_per_step": stage.time.seconds | {"total": stage.time.total, "communication_hidden": stage.time.hidden},
+        "measured": None
+        if stage.measured is None
+        else {
+            "seconds_per_step": stage.measured.seconds,
+            "memory": stage.measured.memory,
+            "overrides": stage.measured.overrides,
+            "scaled": not stage.measured.whole,
+        },
         "steps": stage.load.steps,
         "tokens_per_second": stage.tokens_per_second,
         "mfu": stage.mfu,

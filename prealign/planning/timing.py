@@ -1,6 +1,7 @@
 """Seconds of a step by part, each the slower of its arithmetic and its memory traffic, and what of communication no
 computation hides."""
 
+import math
 from dataclasses import dataclass
 
 from prealign.model.shapes import product_shapes, vocabulary_ranks
@@ -163,7 +164,7 @@ def _communication(
     if layout.zero_stage == 3:
         every = 2 * cluster.gather_seconds(weights, ranks, stride) + cluster.gather_seconds(gradients, ranks, stride)
         first = every / 3 / max(1, work.model.layers)  # the first block's weights nothing can hide
-        latency = 3 * work.model.layers * LATENCY if ranks > 1 else 0.0
+        latency = 3 * work.model.layers * LATENCY * math.log2(ranks)
         parts.append((passes * first, 0.0))
         parts.append((passes * (every - first + latency), computing if layout.overlap else 0.0))
     else:

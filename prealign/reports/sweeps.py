@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from prealign.errors import UserError
-from prealign.planning.planner import RunCost
+from prealign.planning.cost import RunCost
 
 
 def draw_sweep(rows: Sequence[tuple[str, int, RunCost | None, str]], path: Path) -> None:

@@ -14,13 +14,13 @@ import yaml
 
 from prealign.errors import UserError
 from prealign.files import json_rows
+from prealign.planning.sweeps import MEASURED, OUT_OF_MEMORY, ROW_KEYS
 from prealign.suites.launching import Failed, Processes
 
 Row = dict[str, Any]
 """``overrides`` of a point, ``recipe`` (a digest of what they make), ``command``, ``outcome`` (``measured``, else why
 not) and ``record``, of `launchers/benchmark.py`."""
 
-MEASURED, OUT_OF_MEMORY = "measured", "out of memory"
 MICRO_BATCH = "batch.micro_batch_size"
 _MEMORY_SIGNS = ("OutOfMemoryError", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -87,7 +87,7 @@ class Record:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise UserError(f"--json: '{path}' cannot be written ({reason}); choose another file") from None
-        self.rows = [row for row in json_rows(text) if {"overrides", "recipe", "command", "outcome"} <= row.keys()]
+        self.rows = [row for row in json_rows(text) if row.keys() >= ROW_KEYS]
         if text.strip() and not self.rows:
             raise UserError(f"--json: '{path}' holds something else than a sweep; choose another file")
 

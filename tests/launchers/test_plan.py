@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.planning.sweep_files import H100, OOM, row, stage, write
 from tests.processes import ROOT, finish, start
 
 
@@ -51,6 +52,47 @@ def test_a_sweep_is_a_table_and_a_figure(tmp_path: Path) -> None:
     rows = [line.split()[:2] for line in out.splitlines()]
     assert all([model, gpus] in rows for model in ("150M", "1.3B", "13B") for gpus in ("8", "64", "512"))
     assert "<svg" in figure.read_text()
+
+
+def test_a_measured_sweep_stands_beside_the_plan(tmp_path: Path) -> None:
+    found = {"align": stage(1.6, 16_384), "pretrain": stage(1.25, 0, 38.0)}
+    rows = [row(["batch.micro_batch_size=16"], found, 16), row(["batch.micro_batch_size=32"], OOM, 32)]
+    path, out_path = write(tmp_path / "sweep.jsonl", rows), tmp_path / "plan.json"
+    code, out, error = plan("--config", "real_1p3b", "--measured", str(path), "--json", str(out_path))
+    assert code == 0, error
+    assert "1 of 2 steps within 15 % of time, 1 of 2 peaks within 10 % of memory, 0 of 1 points" in out
+    assert "2 of 2 measured points are of this run's steps on 8 GPUs: plans follow them" in out
+    assert "pretrain: measured (batch.micro_batch_size=16, with another number of micro-batches)" in out
+    assert "measured (h100/ceilings.json" in out  # rates of the tree stay
+    recommended = json.loads(out_path.read_text())["recommended"]["stages"]["pretrain"]["layout"]
+    assert not recommended.startswith("ZeRO 1, tensor size 1, 32")
+    beside = json.loads(out_path.read_text())["measured"]
+    assert [row["seconds_per_step"]["measured"] for row in beside] == [1.6, 1.25, None, None]
+    out = plan("--config", "real_1p3b", "--gpus", "64", "--measured", str(path))[1]
+    assert "0 of 2 measured points are of this run's steps on 64 GPUs" in out
+    out = plan("--config", "real_1p3b", "--measured", str(path), "--sweep")[1]
+    assert "1 of 2 steps within 15 % of time" in out
+
+
+@pytest.mark.long
+def test_a_real_sweep(tmp_path: Path) -> None:
+    """What `launchers/benchmark.py` writes is what is read, but that a CPU is refused."""
+    path, config = tmp_path / "sweep.jsonl", ["--config", "enclone_demo", "parallel.precision=fp32"]
+    words = ["--stage", "pretrain", "--steps", "1", "--warmup", "0", "--accumulation", "1"]
+    sweep = ["--sweep", "batch.micro_batch_size=1,2", "--json", str(path)]
+    code, _, error = finish(start(["launchers/benchmark.py", *config, *words, *sweep]))
+    assert code == 0, error
+    arguments = [*config, "align.words_per_step=32", "align.coverage=null", "--gpus", "1", "--measured", str(path)]
+    code, _, error = plan(*arguments)
+    assert code == 2
+    assert "(CPU)'; expected a record of H100 with 80 GB; there are no plans for a CPU" in error
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for values in rows:
+        values["record"]["device"] = H100  # as if it had been one
+    write(path, rows)
+    code, out, error = plan(*arguments)
+    assert code == 0, error
+    assert "of 2 steps within 15 % of time" in out
 
 
 @pytest.mark.parametrize(

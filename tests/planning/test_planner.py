@@ -10,8 +10,9 @@ from prealign.errors import UserError
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
 from prealign.planning import planner
 from prealign.planning.cluster import Cluster
+from prealign.planning.cost import StageLoad, run_cost, step_flops
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.planner import Recommendation, StageLoad, limits, recommend, run_cost, step_flops
+from prealign.planning.planner import Recommendation, limits, recommend
 from prealign.planning.rates import rates_of
 
 

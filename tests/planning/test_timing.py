@@ -9,8 +9,8 @@ import pytest
 from prealign.config import load_recipe
 from prealign.config.stage import stage_of
 from prealign.planning.cluster import Cluster
+from prealign.planning.cost import step_flops
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.planner import step_flops
 from prealign.planning.rates import committed_records, rates_of
 from prealign.planning.timing import StepTime, step_time
 
@@ -58,6 +58,20 @@ def test_what_computation_hides() -> None:
     assert beside.seconds["communication"] < alone.seconds["communication"]
     assert timed(64, zero_stage=2).seconds["communication"] == pytest.approx(alone.seconds["communication"], rel=0.01)
     assert timed(8, zero_stage=2).seconds["communication"] > 2 * timed(8).seconds["communication"]  # every micro-batch
+
+
+def test_every_collective_takes_longer_of_more_ranks() -> None:
+    """However small it is: ZeRO-3's of every block too, three a pass."""
+    small = replace(WORK, sequences=512)
+
+    def communication(gpus: int) -> float:
+        cluster = replace(Cluster.of("h100", gpus), link=1e18, network=1e18)  # whose bytes take no time
+        layout = replace(LAYOUT, zero_stage=3, overlap=False, micro_batch_size=1)
+        return step_time(small, layout, cluster, RATES).seconds["communication"]
+
+    blocks = 3 * small.model.layers
+    assert communication(512) == pytest.approx((blocks + 3) * 9 * 20e-6, rel=0.01)
+    assert communication(8) / 64 == pytest.approx((blocks + 3) * 3 * 20e-6, rel=0.01)  # 64 passes
 
 
 def test_tensor_ranks_halve_products_and_the_head_where_they_divide_it() -> None:

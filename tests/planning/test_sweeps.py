@@ -1,0 +1,119 @@
+"""Sweeps are read as what was measured: step, layout and ranks of every point."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prealign.errors import UserError
+from prealign.planning.devices import data_sheet
+from prealign.planning.sweeps import Sweep, read_sweep, sweep_rows
+from tests.planning.sweep_files import OOM, command, row, stage, write
+
+BOTH = {"align": stage(1.5, 16_384, 50.0), "pretrain": stage(1.2)}
+
+
+def read(path: Path, rows: list[dict[str, Any]], device: str = "h100") -> Sweep:
+    return read_sweep(write(path / "sweep.jsonl", rows), data_sheet(device), 2.5)
+
+
+def test_a_point_is_its_step_and_layout(tmp_path: Path) -> None:
+    (point,) = read(tmp_path, [row(["parallel.zero_stage=3", "batch.micro_batch_size=8"], BOTH, 8)]).points
+    assert point.gpus == 8
+    align, pretrain = point.stages
+    assert (align.name, align.seconds, align.memory, align.mfu) == ("align", 1.5, 50e9, 0.4)
+    assert (align.work.words, pretrain.work.words) == (16_384, 0)
+    assert align.work.sequences == pretrain.work.sequences == 4 * 8 * 8  # not the recipe's 1,024
+    assert (pretrain.layout.zero_stage, pretrain.layout.micro_batch_size) == (3, 8)
+
+
+def test_overrides_of_the_command_count(tmp_path: Path) -> None:
+    words = command("--pretrain", "parallel.activation_checkpointing=full", "align.layers=[0,", "5]")
+    values = row(["batch.micro_batch_size=8"], {"pretrain": stage(1.2)}, 8)
+    other = row(["parallel.activation_checkpointing=full", "align.layers=[0, 5]", "batch.micro_batch_size=8"], OOM, 8)
+    values |= {"command": words, "recipe": other["recipe"]}
+    (point,) = read(tmp_path, [values]).points
+    assert [stage.name for stage in point.stages] == ["pretrain"]
+    assert point.stages[0].layout.recompute == 1
+
+
+def test_what_was_out_of_memory_is_of_the_cards_of_the_others(tmp_path: Path) -> None:
+    fitting, large = row(["batch.micro_batch_size=8"], BOTH, 8), row(["batch.micro_batch_size=32"], OOM, 32)
+    points = read(tmp_path, [fitting, large, row(["batch.micro_batch_size=64"], "not tried: too large", 64)]).points
+    assert [point.fitted for point in points] == [True, False]
+    assert (points[1].gpus, points[1].stages[0].work.sequences) == (8, 4 * 32 * 8)
+    alone = read(tmp_path, [large])
+    assert alone.points == ()
+    assert alone.left_out == ("1 left out: out of memory on cards that no measured point of the same command names",)
+    others = [fitting, row(["batch.micro_batch_size=4"], BOTH, 4, ranks=4)]
+    assert len(read(tmp_path, [*others, large]).points) == 2  # of 4 ranks, or of 8?
+
+
+def test_the_last_row_of_a_point_counts(tmp_path: Path) -> None:
+    point = ["batch.micro_batch_size=8"]
+    rows = [row(point, "stopped after 300 s", 8), row(point, {"align": stage(2), "pretrain": stage(2)}, 8)]
+    assert [point.stages[0].seconds for point in read(tmp_path, [*rows, row(point, BOTH, 8)]).points] == [1.5]
+
+
+def test_words_count_as_often_as_they_were_measured(tmp_path: Path) -> None:
+    overrides = ["pretrain.align_every=4", "pretrain.align_words_per_step=1000", "batch.micro_batch_size=8"]
+    (point,) = read(tmp_path, [row(overrides, BOTH | {"pretrain": stage(1.2, 400)}, 8)]).points
+    assert point.stages[1].work.words_every == 2.5  # two of five steps
+    assert "had its words" in read(tmp_path, [row(overrides, BOTH, 8)]).left_out[0]
+
+
+def test_a_recipe_that_has_changed_is_left_out(tmp_path: Path) -> None:
+    changed = row(["batch.micro_batch_size=8"], BOTH, 8) | {"recipe": "another"}
+    found = read(tmp_path, [changed])
+    assert found.points == ()
+    assert found.left_out[0].startswith("1 left out: 'real_1p3b', or what a recipe holds, has changed since")
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "message"),
+    [
+        (
+            "h100",
+            "AMD EPYC (CPU)",
+            r"of 'AMD EPYC \(CPU\)'; expected a record of H100 .*; there are no plans for a CPU",
+        ),
+        (
+            "h100",
+            "NVIDIA H100 PCIe",
+            "is of 'NVIDIA H100 PCIe'; expected a record of H100 with 80 GB, or another --dev",
+        ),
+        ("h20", "NVIDIA H200", "is of 'NVIDIA H200'; expected a record of H20 with 96 GB"),
+        ("a100", "NVIDIA A100-SXM4-40GB", "expected a record of A100 with 80 GB"),
+    ],
+)
+def test_sweeps_of_other_devices(device: str, found: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, [row(["batch.micro_batch_size=8"], BOTH, 8, device=found)], device)
+
+
+@pytest.mark.parametrize("key", ["command", "record", "overrides"])
+def test_rows_that_lack_something(key: str, tmp_path: Path) -> None:
+    values = row(["batch.micro_batch_size=8"], BOTH, 8)
+    with pytest.raises(UserError, match="lacks what a sweep has"):
+        read(tmp_path, [values | {key: None if key == "overrides" else {} if key == "record" else "python"}])
+
+
+@pytest.mark.parametrize("changes", [{"ranks": 0}, {"micro_batch_size": 0}, {"global_batch_size": -8}])
+def test_sizes_that_are_none(changes: dict[str, int], tmp_path: Path) -> None:
+    values = row(["batch.micro_batch_size=8"], BOTH, 8)
+    with pytest.raises(UserError, match=r"lacks what a sweep has .*where a number above 0 stands"):
+        read(tmp_path, [values | {"record": values["record"] | changes}])
+
+
+def test_a_sweep_of_which_nothing_was_measured(tmp_path: Path) -> None:
+    assert read(tmp_path, [row(["batch.micro_batch_size=8"], "stopped after 300 s", 8)]).left_out == (
+        "nothing of it was measured",
+    )
+
+
+def test_what_is_no_sweep(tmp_path: Path) -> None:
+    for name, content in {"a": json.dumps({"device": "x"}), "b": "words", "c": ""}.items():
+        (tmp_path / name).write_text(content)
+        assert sweep_rows(tmp_path / name) == []
+    assert sweep_rows(tmp_path / "none") == []
