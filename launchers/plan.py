@@ -60,6 +60,11 @@ def main() -> None:
     console.print(f"rates: {'; '.join(rates.source)}")
     if recipe.parallel.precision == "fp32":
         console.print("note: parallel.precision is fp32: bytes are counted so, seconds as of bf16, which is faster")
+    if any(layout.compile == "auto" for layout in layouts):
+        console.print(
+            "note: parallel.compile is auto: the pretrain stage is counted as compiled, with ZeRO 0 to 2 and one "
+            "tensor and sequence rank"
+        )
     describe(console, "as the recipe has it", own)
     explain(console, found, own)
     if arguments.json is not None:

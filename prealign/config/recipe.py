@@ -279,12 +279,12 @@ class Recipe(Section):
                 f"parallel.sequence_parallel_size: found {sequence} and model.context={self.model.context}; expected "
                 f"context divisible by it"
             )
-        if self.parallel.compile and self.parallel.zero_stage == 3:
+        if self.parallel.compile is True and self.parallel.zero_stage == 3:
             raise ValueError(
                 "parallel.compile: found true with parallel.zero_stage=3, whose gathering of weights breaks the graph "
                 "at every layer; expected zero_stage 0 to 2"
             )
-        if self.parallel.compile and self.pretrain.align_every is not None:
+        if self.parallel.compile is True and self.pretrain.align_every is not None:
             raise ValueError(
                 "parallel.compile: found true with pretrain.align_every, whose words give every step other shapes; "
                 "expected one of the two"

@@ -8,6 +8,8 @@ from prealign.config.sections import Count, Section
 
 Recompute = Literal["none", "full"] | Annotated[int, Field(ge=2)]
 """Which blocks' activations are recomputed in the backward pass: none, all, or every k-th block's."""
+Compile = Literal["auto"] | bool
+"""Whether passes go through torch.compile; ``auto``: on a CUDA device, where a trial succeeds."""
 
 
 class ParallelConfig(Section):
@@ -32,9 +34,18 @@ class ParallelConfig(Section):
     word_activation_checkpointing: Recompute | None = None
     """The same for passes that carry a word batch, which may have several times the tokens of a pass of text; by
     default as `activation_checkpointing`."""
-    compile: bool = False
-    """Run the pretrain stage through torch.compile (the first step takes minutes). The align stage is left out: its
-    words give every step other shapes."""
+    compile: Compile = "auto"
+    """Run the pretrain stage's passes through torch.compile (the first one takes minutes). `auto`: on a CUDA device,
+    with ZeRO 0 to 2, one tensor rank and one sequence rank, without `pretrain.align_every` and
+    `model.reset_at_document`, which give every step other shapes; where a trial before the first step fails on any
+    rank, one line says why and all train uncompiled. `true`: in any case, and what fails ends the run. The align stage
+    is left out: its words give every step other shapes."""
+
+
+def compiles_by_default(zero_stage: int, tensor_size: int, sequence_size: int) -> bool:
+    """Whether ``compile: auto`` compiles in a layout on a CUDA device. ZeRO-3 gathers weights at every layer, which
+    breaks the graph; passes of tensor and sequence ranks wait for each other, so that none can try alone."""
+    return zero_stage < 3 and tensor_size == sequence_size == 1
 
 
 class CheckpointConfig(Section):

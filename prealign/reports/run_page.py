@@ -183,10 +183,11 @@ def _latest(record: RunRecord) -> Table:
 
 
 def _starts(record: RunRecord) -> Table:
-    rows = [["start", "stage", "after step", "ranks", "device"]]
+    rows = [["start", "stage", "after step", "ranks", "device", "torch.compile"]]
     for start in record.starts:
         rows.append([start["time"][:16].replace("T", " "), start["stage"], f"{start['step']:,}", str(start["ranks"])])
-        rows[-1].append(start["device"])
+        compiled = start.get("compiled")  # runs of before did not note it
+        rows[-1] += [start["device"], "" if compiled is None else "yes" if compiled else "no"]
     return rows if len(rows) > 1 else []
 
 

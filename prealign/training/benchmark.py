@@ -28,6 +28,7 @@ from prealign.model.initialisation import initial_value
 from prealign.planning.devices import peak_tflops
 from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
+from prealign.training.compilation import compile_passes
 from prealign.training.machine import device_name, peak_memory_gb
 from prealign.training.plan import Account, plan_of
 from prealign.training.step import take_step
@@ -45,7 +46,8 @@ def benchmark(
 
     Returns a record: device, versions, sizes, and per stage tokens/s, TFLOP/s, MFU against the device's dense peak
     (None where it is not known), all from the wall time of the steps together, peak memory in GB, the seconds per part
-    of one more step, which waits for the device after each, and on CUDA the seconds of another by kernel.
+    of one more step, which waits for the device after each, on CUDA the seconds of another by kernel, and whether
+    passes ran through torch.compile.
     """
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
     name = device_name(world.device)
@@ -65,8 +67,7 @@ def benchmark(
         "stages": {},
     }
     for stage in [stage_of(recipe, name) for name in names]:
-        if stage.compile:
-            engine.compile()
+        compiled = compile_passes(engine, stage, world, print if world.is_first else lambda line: None)
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         source = _real(stage, world, data) if data is not None else _synthetic(stage, world)
@@ -79,6 +80,7 @@ def benchmark(
         seconds = (time.perf_counter() - began) / steps
         parts = _step(engine, stage.recipe, world, source, synchronise=True).seconds
         record["stages"][stage.name] = _summary(stage.recipe, world, measured, seconds, parts, peak)
+        record["stages"][stage.name]["compiled"] = compiled
         if world.device.type == "cuda":
             record["stages"][stage.name]["kernel_seconds"] = _kernel_seconds(
                 partial(_step, engine, stage.recipe, world, source, synchronise=False)
