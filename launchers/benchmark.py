@@ -168,6 +168,7 @@ def show(record: dict[str, Any]) -> None:
     for part in PARTS:
         row(f"  {part}", [f"{stage['seconds'][part]:.3f}" for stage in measured])
     Console().print(table)
+    print(f"attention: {record['attention']}")
 
 
 if __name__ == "__main__":

@@ -124,8 +124,10 @@ class ModelConfig(Section):
     reset_at_document: bool = False
     """Attention stops at document ends and positions start again."""
     attention: Literal["auto", "sdpa", "flash"] = "auto"
-    """`auto` takes flash-attn on a GPU where it is installed, else torch's scaled_dot_product_attention and, for words,
-    its varlen_attn."""
+    """`auto` takes, on Hopper (H100, H200), flash-attn 3 where it is installed, else cuDNN's through torch's
+    scaled_dot_product_attention where that is torch's own choice; there without it, and on other GPUs, flash-attn 2
+    where it is installed; else torch's, for words its varlen_attn. `flash`: flash-attn, 3 on Hopper where it is
+    installed, else 2. A run says which in its first lines."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":

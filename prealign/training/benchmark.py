@@ -29,7 +29,7 @@ from prealign.planning.devices import peak_tflops
 from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
 from prealign.training.compilation import compile_passes
-from prealign.training.machine import device_name, peak_memory_gb
+from prealign.training.machine import attention_of, device_name, peak_memory_gb
 from prealign.training.plan import Account, plan_of
 from prealign.training.step import take_step
 from prealign.training.step_words import StepWords, step_words, words_of
@@ -44,10 +44,10 @@ def benchmark(
     """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes. Both
     stages are measured with the sizes of `batch`, whatever `align.global_batch_size` says.
 
-    Returns a record: device, versions, sizes, and per stage tokens/s, TFLOP/s, MFU against the device's dense peak
-    (None where it is not known), all from the wall time of the steps together, peak memory in GB, the seconds per part
-    of one more step, which waits for the device after each, on CUDA the seconds of another by kernel, and whether
-    passes ran through torch.compile.
+    Returns a record: device, versions, attention kernels, sizes, and per stage tokens/s, TFLOP/s, MFU against the
+    device's dense peak (None where it is not known), all from the wall time of the steps together, peak memory in GB,
+    the seconds per part of one more step, which waits for the device after each, on CUDA the seconds of another by
+    kernel, and whether passes ran through torch.compile.
     """
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
     name = device_name(world.device)
@@ -58,6 +58,7 @@ def benchmark(
         "ranks": world.world_size,
         "torch": torch.__version__,
         "deepspeed": version("deepspeed"),
+        "attention": attention_of(recipe, world.device),
         "recipe": recipe.name,
         "data": "real" if data is not None else "synthetic",
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(engine).values()),

@@ -25,6 +25,7 @@ from prealign.interop.new_rows import NewRows, new_rows
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
+from prealign.training.machine import attention_of
 from prealign.training.metrics import MetricsLog
 from prealign.training.operations import Operations
 from prealign.training.plan import Account, StagePlan, align_plan, micro_batch_note, plan_of, pretrain_plan
@@ -89,6 +90,10 @@ def run_stages(
     for note in notes if world.is_first else []:
         if note is not None:
             say(note)
+    if stages:
+        attention = attention_of(recipe, world.device)  # on all ranks, as it may refuse what is asked for
+        if world.is_first:
+            say(f"attention: {attention}")
     if left == list(STAGES):
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))

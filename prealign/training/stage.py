@@ -24,7 +24,7 @@ from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.clock import Clock, Throughput
 from prealign.training.compilation import compile_passes
-from prealign.training.machine import device_name, peak_memory_gb
+from prealign.training.machine import attention_of, device_name, peak_memory_gb
 from prealign.training.metrics import Display, MetricsLog
 from prealign.training.operations import Operations
 from prealign.training.plan import Account, StagePlan
@@ -165,8 +165,9 @@ class StageRun:
         if context.log is not None:
             at = self.progress.step if found is not None else -1
             context.log.cut(stage.name, at, self.progress.evaluated == self.progress.step)
-            device = device_name(world.device)
-            context.log.start(stage.name, self.step, plan.steps, world.world_size, device, self.compiled)
+            setup = {"ranks": world.world_size, "device": device_name(world.device), "compiled": self.compiled}
+            setup["attention"] = attention_of(self.recipe, world.device)
+            context.log.start(stage.name, self.step, plan.steps, setup)
         display = self.display  # the guard does not hold this object, which holds it
         self.guard = AnomalyGuard(
             self.recipe,

@@ -76,7 +76,6 @@ def losses_of(
     return engines.train(engine, recipe, world, 0, 3), compiled, lines, graphs, untouched
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("zero_stage", "precision"), [(0, "bf16"), (0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16")])
 def test_compiled_passes_give_the_same_losses(zero_stage: int, precision: str) -> None:
     ((plain, *_),) = on_ranks(losses_of, 1, zero_stage, precision, "", None)
@@ -95,7 +94,6 @@ def test_inductor_gives_the_same_losses() -> None:
     assert losses == pytest.approx(plain, rel=1e-5)
 
 
-@pytest.mark.long
 def test_ranks_agree_where_one_of_them_cannot_compile() -> None:
     plain = on_ranks(losses_of, 2, 1, "fp32", "", None)
     found = on_ranks(losses_of, 2, 1, "fp32", "eager", 1)
@@ -133,12 +131,10 @@ def modes(rank: int, ranks: int) -> list[int]:
     return [*counts, len(graphs)]
 
 
-@pytest.mark.long
 def test_evaluations_and_other_stages_run_uncompiled() -> None:
     assert on_ranks(modes, 1) == [[1, 1, 1]]
 
 
-@pytest.mark.long
 def test_true_is_not_tried() -> None:
     recipe = recipe_of()
     recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"compile": True})})
