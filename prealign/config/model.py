@@ -120,7 +120,8 @@ class ModelConfig(Section):
     mean over its source words of the mean of their rows, else as `pieces`; the table is that of the align stage
     (`lexicon.top_fraction`, `lexicon.permute`)."""
     vocab_multiple: Count = 128
-    """The embedding tables are padded to a multiple of this many rows."""
+    """The embedding tables are padded to a multiple of this many rows. Where tensor ranks share them, 128 times as many
+    ranks give each a multiple of 128 rows, as tiles of matrix products are made of."""
     reset_at_document: bool = False
     """Attention stops at document ends and positions start again."""
     attention: Literal["auto", "sdpa", "flash"] = "auto"

@@ -17,11 +17,14 @@ class ParallelConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO: 1 shards the optimizer's state over the ranks, 2 gradients too, 3 weights too; 0 nothing."""
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
     """Of weights in the forward and backward pass; the optimizer keeps fp32 weights in any case, and gradients add up
     in fp32 over ranks and micro-batches (over the latter in bf16 with `zero_stage: 0`, and with 1 or 2 and an offloaded
     optimizer; DeepSpeed's own choice, bf16 for both, is
-    `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`)."""
+    `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`). `fp8`: as bf16, but the
+    products of the pretrain stage's blocks are in fp8 (torchao's, scaled by tensor), on GPUs of compute capability 8.9
+    and above with torchao installed (extra `fp8`); it gains time with `compile` alone. Not with ZeRO 3, tensor ranks,
+    `pretrain.align_every`, or sizes that 16 does not divide. It has not run on a GPU."""
     tensor_parallel_size: Count = 1
     """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
     node. Where it divides the rows of the token embedding (the vocabulary, padded to `model.vocab_multiple`), these and
@@ -40,6 +43,11 @@ class ParallelConfig(Section):
     `model.reset_at_document`, which give every step other shapes; where a trial before the first step fails on any
     rank, one line says why and all train uncompiled. `true`: in any case, and what fails ends the run. The align stage
     is left out: its words give every step other shapes."""
+
+    @property
+    def weights(self) -> Literal["fp32", "bf16"]:
+        """What weights are in the forward and backward pass."""
+        return "fp32" if self.precision == "fp32" else "bf16"
 
 
 def compiles_by_default(zero_stage: int, tensor_size: int, sequence_size: int) -> bool:

@@ -53,7 +53,7 @@ class Layout:
             micro_batch_size=recipe.batch.micro_batch_size,
             recompute=recompute_every(text),
             recompute_words=recompute_every(text if words is None else words),
-            bf16=parallel.precision == "bf16",
+            bf16=parallel.weights == "bf16",
             wide_gradients={"fp32": True, "bf16": False}.get(accumulated) if accumulated is not None else None,
             overlap=parallel.zero_stage == 3 if overlap is None else bool(overlap),
             bucket=int(zero.get("reduce_bucket_size", 500_000_000)),

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from prealign.config import Recipe
 from prealign.config.recipe import StageName
-from prealign.config.stage import Stage, stage_of
+from prealign.config.stage import STAGES, Stage, stage_of
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatch
@@ -28,7 +28,8 @@ from prealign.model.initialisation import initial_value
 from prealign.planning.devices import peak_tflops
 from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
-from prealign.training.compilation import compile_passes
+from prealign.training.compilation import prepare_passes
+from prealign.training.fp8 import check_fp8
 from prealign.training.machine import attention_of, device_name, peak_memory_gb
 from prealign.training.plan import Account, plan_of
 from prealign.training.step import take_step
@@ -51,6 +52,7 @@ def benchmark(
     """
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
     name = device_name(world.device)
+    check_fp8(recipe, world)
     peak = peak_tflops(name, recipe.parallel.precision)
     engine = build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda step: 1e-5)
     record: dict[str, Any] = {
@@ -67,8 +69,9 @@ def benchmark(
         "peak_tflops_per_device": peak,
         "stages": {},
     }
-    for stage in [stage_of(recipe, name) for name in names]:
-        compiled = compile_passes(engine, stage, world, print if world.is_first else lambda line: None)
+    say: Callable[[str], None] = print if world.is_first else lambda line: None
+    for stage in [stage_of(recipe, name) for name in STAGES if name in names]:
+        compiled = prepare_passes(engine, stage, world, say)
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         source = _real(stage, world, data) if data is not None else _synthetic(stage, world)

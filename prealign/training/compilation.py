@@ -10,9 +10,21 @@ from prealign.distributed.engine import Engine
 from prealign.distributed.world import World
 from prealign.objectives.inputs import ModelInputs, text_inputs
 from prealign.objectives.joint import JointModel
+from prealign.training.fp8 import computes_in_fp8, use_fp8
 
 _LONGEST = 300
 """Characters of an error that are shown."""
+
+
+def prepare_passes(engine: Engine, stage: Stage, world: World, say: Callable[[str], None]) -> bool:
+    """Make an engine's passes those of a stage, before its first step: in fp8, and compiled, where it has them so. All
+    ranks call it; returns whether they are compiled."""
+    if computes_in_fp8(stage):
+        use_fp8(engine.module)
+    compiled = compile_passes(engine, stage, world, say)
+    if computes_in_fp8(stage) and not compiled:
+        say(f"{stage.name}: fp8 gains no time without torch.compile, as its casts are kernels of their own; set bf16")
+    return compiled
 
 
 def compile_passes(

@@ -22,7 +22,7 @@ def peak_memory_gb(device: torch.device) -> float:
 
 def attention_of(recipe: Recipe, device: torch.device) -> str:
     """What a recipe's model attends through on a device."""
-    dtype = torch.float32 if recipe.parallel.precision == "fp32" else torch.bfloat16
+    dtype = torch.float32 if recipe.parallel.weights == "fp32" else torch.bfloat16
     return attention_name(recipe.model, dtype, device)
 
 

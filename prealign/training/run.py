@@ -25,6 +25,7 @@ from prealign.interop.new_rows import NewRows, new_rows
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
+from prealign.training.fp8 import check_fp8
 from prealign.training.machine import attention_of
 from prealign.training.metrics import MetricsLog
 from prealign.training.operations import Operations
@@ -79,6 +80,7 @@ def run_stages(
     of the loss beside the two of the paper.
     """
     _check_equal_recipes(recipe, world)
+    check_fp8(recipe, world)
     check_word_lengths(recipe, data)
     coverage = recipe.align.coverage
     names = recipe.stages if only is None else [only]

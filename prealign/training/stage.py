@@ -23,7 +23,7 @@ from prealign.objectives.terms import Objective
 from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.clock import Clock, Throughput
-from prealign.training.compilation import compile_passes
+from prealign.training.compilation import prepare_passes
 from prealign.training.machine import attention_of, device_name, peak_memory_gb
 from prealign.training.metrics import Display, MetricsLog
 from prealign.training.operations import Operations
@@ -316,7 +316,7 @@ class StageRun:
         engine = build_engine(self.recipe, self.world, initial_value, self.learning_rate_at, self.context.objectives)
         if found is not None:
             self._checkpoints.load(engine, found)
-        self.compiled = compile_passes(engine, self.stage, self.world, self.display.say)
+        self.compiled = prepare_passes(engine, self.stage, self.world, self.display.say)
         """Whether passes run through torch.compile."""
         safe_point = self.context.safe_point
         engine.register_forward_pre_hook(lambda module, arguments: safe_point())
