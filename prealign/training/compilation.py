@@ -14,6 +14,8 @@ from prealign.training.fp8 import computes_in_fp8, use_fp8
 
 _LONGEST = 300
 """Characters of an error that are shown."""
+_ADVICE = " Set TORCHDYNAMO_VERBOSE"
+"""From where on an error of torch's compiler is about how to report it."""
 
 
 def prepare_passes(engine: Engine, stage: Stage, world: World, say: Callable[[str], None]) -> bool:
@@ -86,5 +88,9 @@ def trial_error(model: JointModel, stage: Stage, world: World) -> str | None:
             if on_cuda:
                 torch.cuda.synchronize()
         except Exception as error:  # whatever a compiler raises: without it there may be nothing wrong
-            return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+            return _on_one_line(error)
     return None
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).partition(_ADVICE)[0][:_LONGEST]

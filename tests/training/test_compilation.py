@@ -104,6 +104,7 @@ def test_ranks_agree_where_one_of_them_cannot_compile() -> None:
         (line,) = lines
         assert line.startswith("pretrain: torch.compile failed on rank 1 (BackendCompilerFailed: ")
         assert "Failed to find C compiler." in line
+        assert "TORCHDYNAMO" not in line
         assert line.endswith("); training goes on uncompiled; parallel.compile=false leaves it out")
 
 
