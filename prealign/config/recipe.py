@@ -16,6 +16,7 @@ from prealign.config.facts import FactsConfig, facts_period
 from prealign.config.languages import with_traits
 from prealign.config.model import ModelConfig
 from prealign.config.paths import ExpandedPath
+from prealign.config.precision import check_fp8_fits
 from prealign.config.running import AnomaliesConfig, CheckpointConfig, LogConfig, ParallelConfig, WatchdogConfig
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.texts import LanguageConfig, ShareConfig
@@ -289,7 +290,7 @@ class Recipe(Section):
                 "parallel.compile: found true with pretrain.align_every, whose words give every step other shapes; "
                 "expected one of the two"
             )
-        self._check_fp8()
+        check_fp8_fits(self.parallel, self.model, self.pretrain.align_every)
         kept = self.pretrain.align_every is not None and self.pretrain.align_words_per_step is None
         alone = not self.aligns and self.pretrain.init_from is None
         if kept and alone and self.align.coverage is not None:
@@ -302,35 +303,6 @@ class Recipe(Section):
             found = self.deepspeed.get(section)
             if found is not None and (not key or (isinstance(found, dict) and key in found)):
                 raise ValueError(f"deepspeed.{path}: found a value; expected {instead} in its place")
-
-    def _check_fp8(self) -> None:
-        """What torchao's layers cannot do, which run as they are on each rank."""
-        parallel, model = self.parallel, self.model
-        if parallel.precision != "fp8":
-            return
-        if parallel.zero_stage == 3 or parallel.tensor_parallel_size > 1:
-            raise ValueError(
-                f"parallel.precision: found fp8 with zero_stage={parallel.zero_stage} and tensor_parallel_size="
-                f"{parallel.tensor_parallel_size}, for which DeepSpeed has layers of its own; expected zero_stage 0 to "
-                f"2 and tensor_parallel_size 1"
-            )
-        if self.pretrain.align_every is not None:
-            raise ValueError(
-                "parallel.precision: found fp8 with pretrain.align_every, whose words are any number of tokens; "
-                "expected one of the two"
-            )
-        sizes = {
-            "model.hidden_size": model.hidden_size,
-            "model.heads x head_size": model.heads * model.resolved_head_size,
-            "model.ffn_size": model.resolved_ffn_size,
-            "model.context of a sequence rank": model.context // parallel.sequence_parallel_size,
-        }
-        for name, size in sizes.items():
-            if size % 16:
-                raise ValueError(
-                    f"parallel.precision: found fp8 and {name}={size}; expected a multiple of 16, of which products in "
-                    f"fp8 are made"
-                )
 
     def _check_evaluation(self) -> None:
         stride, context = self.evaluation.stride, self.model.context
