@@ -164,11 +164,13 @@ def show(record: dict[str, Any]) -> None:
     row("words/step", [f"{stage['words_per_step']:,}" for stage in measured])
     row("TFLOP/s per device", [f"{stage['tflops_per_device']:.3g}" for stage in measured])
     row("MFU", [f"{100 * stage['mfu']:.1f} %" if stage["mfu"] is not None else "N/A" for stage in measured])
+    row("torch.compile", ["yes" if stage["compiled"] else "no" for stage in measured])
     row("peak memory (GB)", [f"{stage['peak_memory_gb']:.2f}" for stage in measured])
     row("seconds/step", [f"{stage['seconds_per_step']:.3f}" for stage in measured])
     for part in PARTS:
         row(f"  {part}", [f"{stage['seconds'][part]:.3f}" for stage in measured])
     Console().print(table)
+    print(f"attention: {record['attention']}")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ def main() -> None:
     console.print(f"rates: {'; '.join(rates.source)}")
     if recipe.parallel.precision == "fp32":
         console.print("note: parallel.precision is fp32: bytes are counted so, seconds as of bf16, which is faster")
+    if recipe.parallel.precision == "fp8":
+        console.print("note: parallel.precision is fp8: bytes and seconds are counted as of bf16, which is slower")
+    if any(layout.compile == "auto" for layout in layouts):
+        console.print(
+            "note: parallel.compile is auto: the pretrain stage is counted as compiled, with ZeRO 0 to 2 and one "
+            "tensor and sequence rank"
+        )
     if facts.points:
         console.print(use_words(facts, loads, cluster))
     describe(console, "as the recipe has it", own)

@@ -24,6 +24,7 @@ PLACEHOLDERS = {
     "RECIPE": "enclone_demo",
     "RUN": "runs/enclone_demo",
     "DIR": "out",
+    "CHECKPOINT": "models/qwen",
     "FOLDER": "models/qwen",
     "N": "2",
     "SUITE": "table1",

@@ -120,12 +120,15 @@ class ModelConfig(Section):
     mean over its source words of the mean of their rows, else as `pieces`; the table is that of the align stage
     (`lexicon.top_fraction`, `lexicon.permute`)."""
     vocab_multiple: Count = 128
-    """The embedding tables are padded to a multiple of this many rows."""
+    """The embedding tables are padded to a multiple of this many rows. Where tensor ranks share them, 128 times as many
+    ranks give each a multiple of 128 rows, as tiles of matrix products are made of."""
     reset_at_document: bool = False
     """Attention stops at document ends and positions start again."""
     attention: Literal["auto", "sdpa", "flash"] = "auto"
-    """`auto` takes flash-attn on a GPU where it is installed, else torch's scaled_dot_product_attention and, for words,
-    its varlen_attn."""
+    """`auto` takes, on Hopper (H100, H200), flash-attn 3 where it is installed, else cuDNN's through torch's
+    scaled_dot_product_attention where that is torch's own choice; there without it, and on other GPUs, flash-attn 2
+    where it is installed; else torch's, for words its varlen_attn. `flash`: flash-attn, 3 on Hopper where it is
+    installed, else 2. A run says which in its first lines."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":

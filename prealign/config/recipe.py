@@ -16,6 +16,7 @@ from prealign.config.facts import FactsConfig, facts_period
 from prealign.config.languages import with_traits
 from prealign.config.model import ModelConfig
 from prealign.config.paths import ExpandedPath
+from prealign.config.precision import check_fp8_fits
 from prealign.config.running import AnomaliesConfig, CheckpointConfig, LogConfig, ParallelConfig, WatchdogConfig
 from prealign.config.sections import Count, Fraction, Section
 from prealign.config.texts import LanguageConfig, ShareConfig
@@ -279,16 +280,17 @@ class Recipe(Section):
                 f"parallel.sequence_parallel_size: found {sequence} and model.context={self.model.context}; expected "
                 f"context divisible by it"
             )
-        if self.parallel.compile and self.parallel.zero_stage == 3:
+        if self.parallel.compile is True and self.parallel.zero_stage == 3:
             raise ValueError(
                 "parallel.compile: found true with parallel.zero_stage=3, whose gathering of weights breaks the graph "
                 "at every layer; expected zero_stage 0 to 2"
             )
-        if self.parallel.compile and self.pretrain.align_every is not None:
+        if self.parallel.compile is True and self.pretrain.align_every is not None:
             raise ValueError(
                 "parallel.compile: found true with pretrain.align_every, whose words give every step other shapes; "
                 "expected one of the two"
             )
+        check_fp8_fits(self.parallel, self.model, self.pretrain.align_every)
         kept = self.pretrain.align_every is not None and self.pretrain.align_words_per_step is None
         alone = not self.aligns and self.pretrain.init_from is None
         if kept and alone and self.align.coverage is not None:

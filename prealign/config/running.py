@@ -8,6 +8,8 @@ from prealign.config.sections import Count, Section
 
 Recompute = Literal["none", "full"] | Annotated[int, Field(ge=2)]
 """Which blocks' activations are recomputed in the backward pass: none, all, or every k-th block's."""
+Compile = Literal["auto"] | bool
+"""Whether passes go through torch.compile; ``auto``: on a CUDA device, where a trial succeeds."""
 
 
 class ParallelConfig(Section):
@@ -15,11 +17,14 @@ class ParallelConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO: 1 shards the optimizer's state over the ranks, 2 gradients too, 3 weights too; 0 nothing."""
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
     """Of weights in the forward and backward pass; the optimizer keeps fp32 weights in any case, and gradients add up
     in fp32 over ranks and micro-batches (over the latter in bf16 with `zero_stage: 0`, and with 1 or 2 and an offloaded
     optimizer; DeepSpeed's own choice, bf16 for both, is
-    `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`)."""
+    `deepspeed: {communication_data_type: bf16, data_types: {grad_accum_dtype: bf16}}`). `fp8`: as bf16, but the
+    products of the pretrain stage's blocks are in fp8 (torchao's, scaled by tensor), on GPUs of compute capability 8.9
+    and above with torchao installed (extra `fp8`); it gains time with `compile` alone. Not with ZeRO 3, tensor ranks,
+    `pretrain.align_every`, or sizes that 16 does not divide. It has not run on a GPU."""
     tensor_parallel_size: Count = 1
     """Consecutive ranks over which the weights of every block are split; they see the same batch. Keep it within a
     node. Where it divides the rows of the token embedding (the vocabulary, padded to `model.vocab_multiple`), these and
@@ -32,9 +37,23 @@ class ParallelConfig(Section):
     word_activation_checkpointing: Recompute | None = None
     """The same for passes that carry a word batch, which may have several times the tokens of a pass of text; by
     default as `activation_checkpointing`."""
-    compile: bool = False
-    """Run the pretrain stage through torch.compile (the first step takes minutes). The align stage is left out: its
-    words give every step other shapes."""
+    compile: Compile = "auto"
+    """Run the pretrain stage's passes through torch.compile (the first one takes minutes). `auto`: on a CUDA device,
+    with ZeRO 0 to 2, one tensor rank and one sequence rank, without `pretrain.align_every` and
+    `model.reset_at_document`, which give every step other shapes; where a trial before the first step fails on any
+    rank, one line says why and all train uncompiled. `true`: in any case, and what fails ends the run. The align stage
+    is left out: its words give every step other shapes."""
+
+    @property
+    def weights(self) -> Literal["fp32", "bf16"]:
+        """What weights are in the forward and backward pass."""
+        return "fp32" if self.precision == "fp32" else "bf16"
+
+
+def compiles_by_default(zero_stage: int, tensor_size: int, sequence_size: int) -> bool:
+    """Whether ``compile: auto`` compiles in a layout on a CUDA device. ZeRO-3 gathers weights at every layer, which
+    breaks the graph; passes of tensor and sequence ranks wait for each other, so that none can try alone."""
+    return zero_stage < 3 and tensor_size == sequence_size == 1
 
 
 class CheckpointConfig(Section):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from prealign.config.facts import FactsConfig
 from prealign.config.recipe import Recipe, StageName
+from prealign.config.running import Compile, compiles_by_default
 from prealign.config.training import ScheduleConfig
 from prealign.random_streams import Draw, mix
 
@@ -41,10 +42,17 @@ class Stage:
     """Whether it reads the languages' extra texts, and facts."""
     facts: FactsConfig | None
     """Facts that come in periods of its steps."""
-    compile: bool
-    """Whether the model goes through `torch.compile`; words give every step other shapes."""
+    compile: Compile
+    """Whether its passes go through `torch.compile`; never where words or documents give every step other shapes,
+    unless a recipe says so. `auto`: as `compiles` has it."""
     measures_alignment: bool
     """Whether alignment is measured in full at its end."""
+
+    def compiles(self, on_cuda: bool) -> bool:
+        """Whether passes are to be compiled on such a device."""
+        parallel = self.recipe.parallel
+        sizes = parallel.zero_stage, parallel.tensor_parallel_size, parallel.sequence_parallel_size
+        return on_cuda and compiles_by_default(*sizes) if self.compile == "auto" else self.compile
 
     def steps_with_words(self, steps: int) -> range:
         """Which of its steps, of so many, take a word batch."""
@@ -86,9 +94,15 @@ def pretrain_stage(recipe: Recipe, dp_size: int = 1) -> Stage:
         code_switch=True,
         extra_texts=True,
         facts=recipe.facts,
-        compile=recipe.parallel.compile,
+        compile=_compile(recipe),
         measures_alignment=False,
     )
+
+
+def _compile(recipe: Recipe) -> Compile:
+    """Of the pretrain stage."""
+    changing = recipe.pretrain.align_every is not None or recipe.model.reset_at_document
+    return False if changing and recipe.parallel.compile == "auto" else recipe.parallel.compile
 
 
 def stage_of(recipe: Recipe, name: StageName, dp_size: int = 1) -> Stage:

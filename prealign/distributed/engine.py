@@ -54,7 +54,7 @@ def deepspeed_config(recipe: Recipe, dp_size: int) -> dict[str, Any]:
             },
         },
         "gradient_clipping": optimizer.gradient_clipping,
-        "bf16": {"enabled": recipe.parallel.precision == "bf16"},
+        "bf16": {"enabled": recipe.parallel.weights == "bf16"},
         "zero_optimization": {"stage": recipe.parallel.zero_stage},
         "steps_per_print": 10**9,
         "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a micro-batch
@@ -69,7 +69,7 @@ def _gradient_types(recipe: Recipe, dp_size: int) -> dict[str, Any]:
     own choice is bf16 for both, whose 8 bits lose what is small beside the sum. For micro-batches it has no other
     without ZeRO, and with ZeRO 1 and 2 and an offloaded optimizer none that is of use: its sums would lie on the
     device, and keep a gradient that is not finite for ever."""
-    if recipe.parallel.precision != "bf16":
+    if recipe.parallel.weights != "bf16":
         return {}
     types: dict[str, Any] = {"communication_data_type": "fp32"}
     stage = recipe.parallel.zero_stage
@@ -106,7 +106,7 @@ def build_model(
         with torch.device("meta"):
             model = JointModel(recipe, group, objectives, parts)
         device = world.device if world.tp_size == 1 else torch.device("cpu")
-        model.to(_DTYPES[recipe.parallel.precision]).to_empty(device=device)
+        model.to(_DTYPES[recipe.parallel.weights]).to_empty(device=device)
         model.tie()
     for name, parameter in model.named_parameters():
         split = parts if name in VOCABULARY else 1

@@ -91,12 +91,12 @@ def check_data(found: FoundWeights, recipe: Recipe, data: PreparedData) -> None:
 
 
 def load_model(recipe: Recipe, value: InitialValue, device: torch.device) -> JointModel:
-    """The recipe's model with these weights, in the precision that it trains in. Raises `UserError`."""
+    """The recipe's model with these weights, in the precision that its weights have in training. Raises `UserError`."""
     with torch.device("meta"):
         model = JointModel(recipe)
     model.to_empty(device=device)
     model.tie()
-    dtype = torch.bfloat16 if recipe.parallel.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if recipe.parallel.weights == "bf16" else torch.float32
     model.to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,21 +1,20 @@
-"""Causal self-attention over a `Layout`: flash-attn where it is installed, else what torch has."""
+"""Causal self-attention over a `Layout`, by the kernels of `prealign.model.attention_kernels`."""
 
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from prealign.config.model import ModelConfig
-from prealign.errors import UserError
+from prealign.model.attention_kernels import Kernels, flash_module, kernels_of, takes_flash
 from prealign.model.layers import rotated
 from prealign.model.layout import AttentionCall, Dense, Group, Layout
 from prealign.model.tensor_ranks import TensorRanks
 
-Backend = Literal["auto", "sdpa", "flash"]
 Packed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 """``(q, k, v, boundaries, longest)``, tensors ``[tokens, heads, head_size]`` -> the same shape, causal per sequence."""
 
@@ -87,7 +86,7 @@ class SelfAttention(nn.Module):
         scaling = config.rotary_scaling
         self.rotary_factor = 1.0 if scaling is None else scaling.resolved_attention_factor
         self.out = nn.Linear(inner, size, config.bias)
-        self._attend = attention_function(config.attention)
+        self._attend = attention_function(config)
 
     def forward(
         self,
@@ -121,28 +120,36 @@ class SelfAttention(nn.Module):
         return projected.view(len(projected), parts, heads, self.head_size).unbind(dim=1)
 
 
-def attention_function(backend: Backend) -> Callable[..., torch.Tensor]:
-    """``(q, k, v, layout)``, tensors ``[tokens, heads, head_size]`` -> the same shape."""
-    if backend == "sdpa" or (backend == "auto" and not torch.cuda.is_available()):
+def attention_function(config: ModelConfig) -> Callable[..., torch.Tensor]:
+    """``(q, k, v, layout)``, tensors ``[tokens, heads, head_size]`` -> the same shape, by the kernels that
+    `kernels_of` chooses. Raises `UserError` as that does."""
+    kernels = kernels_of(config)
+    if kernels != "sdpa":
+        return _by_run(*_flash(kernels))
+    if config.attention == "sdpa" or not torch.cuda.is_available():
         return attend_by_group
-    try:
-        import flash_attn
-    except ImportError:
-        if backend == "flash":
-            raise UserError(
-                "model.attention: found 'flash', but flash-attn is not installed; install it or set 'sdpa'"
-            ) from None
-        return _by_run(_dense, torch_packed())
+    return _by_run(_dense, torch_packed())
+
+
+def _flash(kernels: Kernels) -> tuple[Dense, Packed]:
+    """Functions of flash-attn; those of version 3 have not been called on a GPU."""
+    package = flash_module(kernels)
+    assert package is not None
 
     def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return flash_attn.flash_attn_func(q, k, v, causal=True)
+        return _first(package.flash_attn_func(q, k, v, causal=True))
 
     def packed(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: torch.Tensor, longest: int
     ) -> torch.Tensor:
-        return flash_attn.flash_attn_varlen_func(q, k, v, boundaries, boundaries, longest, longest, causal=True)
+        return _first(package.flash_attn_varlen_func(q, k, v, boundaries, boundaries, longest, longest, causal=True))
 
-    return _by_run(dense, packed)
+    return dense, packed
+
+
+def _first(result: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Some releases of flash-attn 3 give the sums of the softmax too."""
+    return result[0] if isinstance(result, tuple) else result
 
 
 def attend_by_group(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -212,8 +219,7 @@ def torch_packed() -> Packed:
 
 def _by_run(dense: Dense, packed: Packed) -> Callable[..., torch.Tensor]:
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
-        # flash kernels compute in half precision, on a GPU, with heads of some sizes
-        if q.dtype.itemsize > 2 or not q.is_cuda or q.shape[-1] % 8 or q.shape[-1] > 256:
+        if not takes_flash(q.dtype, q.is_cuda, q.shape[-1]):
             return attend_by_group(q, k, v, layout)
         return attend_by_run(q, k, v, layout, dense, packed)
 

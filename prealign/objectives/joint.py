@@ -5,8 +5,8 @@ Everything that touches a parameter happens inside the forward of the module tha
 is needed, once per pass.
 """
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -100,6 +100,7 @@ class JointModel(nn.Module):
         rows, hidden_size = recipe.padded_vocab_size // vocabulary_ranks, recipe.model.hidden_size
         text, words = recipe.parallel.activation_checkpointing, recipe.parallel.word_activation_checkpointing
         recomputation = Recomputation(_recompute_every(text), _recompute_every(text if words is None else words))
+        self._compiled: Callable[[JointModel, ModelInputs], ModelOutputs] | None = None
         self.gpt = GPT(recipe.model, rows, recomputation, recipe.align.final_norm)
         self.head = Head(rows, hidden_size)
         self.tie()
@@ -113,8 +114,23 @@ class JointModel(nn.Module):
         """Let embedding and head find the rows that are not here with ``ranks``."""
         self.gpt.embedding.tensor_ranks = self.head.tensor_ranks = ranks
 
+    def compile_training(self, backend: str | Callable[..., Any], dynamic: bool | None) -> None:
+        """Take passes in training mode through ``torch.compile``, with its arguments; others, as evaluations, whose
+        shapes are many, run as they are."""
+        # of the class's function, which holds no model: a model that is let go is freed at once
+        self._compiled = torch.compile(JointModel._outputs, backend=backend, dynamic=dynamic)
+
+    def run_uncompiled(self) -> None:
+        """Undo `compile_training`."""
+        self._compiled = None
+
     def forward(self, inputs: ModelInputs) -> ModelOutputs:
         """Loss of one micro-batch, and what to log of it."""
+        if self.training and self._compiled is not None:
+            return self._compiled(self, inputs)
+        return self._outputs(inputs)
+
+    def _outputs(self, inputs: ModelInputs) -> ModelOutputs:
         features = self._features(inputs)
         outputs = ModelOutputs(loss=None, sums={}, token_losses=features.token_losses, word_vectors=None)
         if inputs.words is not None and inputs.words.relations is None and features.word_vectors is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from prealign.config import Recipe
 from prealign.config.model import ModelConfig
-from prealign.config.running import Recompute
+from prealign.config.running import Compile, Recompute, compiles_by_default
 from prealign.config.stage import Stage
 from prealign.errors import UserError
 
@@ -35,7 +35,7 @@ class Layout:
     overlap: bool = False
     bucket: int = 500_000_000
     offload: bool = False
-    compile: bool = False
+    compile: Compile = False
     megatron: bool = False
 
     @classmethod
@@ -53,7 +53,7 @@ class Layout:
             micro_batch_size=recipe.batch.micro_batch_size,
             recompute=recompute_every(text),
             recompute_words=recompute_every(text if words is None else words),
-            bf16=parallel.precision == "bf16",
+            bf16=parallel.weights == "bf16",
             wide_gradients={"fp32": True, "bf16": False}.get(accumulated) if accumulated is not None else None,
             overlap=parallel.zero_stage == 3 if overlap is None else bool(overlap),
             bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
@@ -61,6 +61,13 @@ class Layout:
             offload=recipe.offloads_optimizer,
             compile=stage.compile,
         )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether passes run through torch.compile; ``auto`` counts as on a CUDA device where the trial succeeds."""
+        if self.compile == "auto":
+            return compiles_by_default(self.zero_stage, self.tensor_size, self.sequence_size)
+        return self.compile
 
     @property
     def itemsize(self) -> int:

@@ -16,6 +16,8 @@ _LAUNCH = 5e-6
 """Seconds that a CPU takes to start a kernel: assumed."""
 _KERNELS = {"forward": 16, "backward": 32}
 """Kernels of a block, run op by op: counted."""
+_FUSED = 0.5
+"""Share of them that is left under torch.compile, which launches them one by one as well: assumed."""
 _HOOKS = 1e-3
 """Seconds of a CPU a block and pass in which DeepSpeed's ZeRO-3 gathers and releases weights: assumed."""
 _CONTENTION = 0.15
@@ -93,8 +95,7 @@ def step_time(work: Workload, layout: Layout, cluster: Cluster, rates: Rates) ->
     hooks = _HOOKS if layout.zero_stage == 3 else 0.0
     again = 0.0 if layout.recompute is None else 1.0 / layout.recompute
     host = passes * work.model.layers * (sum(_KERNELS.values()) * _LAUNCH + hooks) * (1 + again / 3)
-    if not layout.compile:  # which captures them
-        seconds["launches"] = max(0.0, host - both("total"))
+    seconds["launches"] = max(0.0, host * (_FUSED if layout.compiled else 1.0) - both("total"))
     return StepTime(seconds, hidden)
 
 
@@ -110,7 +111,7 @@ def _pass(work: Workload, layout: Layout, rates: Rates, text: float, words: floa
     forward, backward = elementwise_bytes(model, size, layout.tensor_size)
     if layout.megatron:
         forward, backward = (moved / layout.tensor_size for moved in elementwise_bytes(model, size))
-    moved = tokens * ((1 + again) * forward + backward) * (ELEMENTWISE_COMPILED if layout.compile else 1.0)
+    moved = tokens * ((1 + again) * forward + backward) * (ELEMENTWISE_COMPILED if layout.compiled else 1.0)
     rows = work.vocab_size / vocabulary_ranks(work.vocab_size, layout.tensor_size)
     logit = LOGIT_BYTES if work.fused_cross_entropy else LOGIT_BYTES_UNFUSED
     return _Pass(

@@ -183,10 +183,11 @@ def _latest(record: RunRecord) -> Table:
 
 
 def _starts(record: RunRecord) -> Table:
-    rows = [["start", "stage", "after step", "ranks", "device"]]
+    rows = [["start", "stage", "after step", "ranks", "device", "attention", "torch.compile"]]
     for start in record.starts:
         rows.append([start["time"][:16].replace("T", " "), start["stage"], f"{start['step']:,}", str(start["ranks"])])
-        rows[-1].append(start["device"])
+        compiled = {None: "", True: "yes", False: "no"}[start.get("compiled")]  # runs of before noted neither
+        rows[-1] += [start["device"], start.get("attention", ""), compiled]
     return rows if len(rows) > 1 else []
 
 

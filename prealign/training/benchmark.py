@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from prealign.config import Recipe
 from prealign.config.recipe import StageName
-from prealign.config.stage import Stage, stage_of
+from prealign.config.stage import STAGES, Stage, stage_of
 from prealign.data.loader import MicroBatch, StageDataset, micro_batches
 from prealign.data.prepared import PreparedData
 from prealign.data.word_batches import WordBatch
@@ -28,7 +28,9 @@ from prealign.model.initialisation import initial_value
 from prealign.planning.devices import peak_tflops
 from prealign.random_streams import Draw, mix
 from prealign.training.clock import Clock
-from prealign.training.machine import device_name, peak_memory_gb
+from prealign.training.compilation import prepare_passes
+from prealign.training.fp8 import check_fp8
+from prealign.training.machine import attention_of, device_name, peak_memory_gb
 from prealign.training.plan import Account, plan_of
 from prealign.training.step import take_step
 from prealign.training.step_words import StepWords, step_words, words_of
@@ -43,12 +45,14 @@ def benchmark(
     """Measure steps of each stage on real data, or with ``data=None`` on random tokens of the recipe's sizes. Both
     stages are measured with the sizes of `batch`, whatever `align.global_batch_size` says.
 
-    Returns a record: device, versions, sizes, and per stage tokens/s, TFLOP/s, MFU against the device's dense peak
-    (None where it is not known), all from the wall time of the steps together, peak memory in GB, the seconds per part
-    of one more step, which waits for the device after each, and on CUDA the seconds of another by kernel.
+    Returns a record: device, versions, attention kernels, sizes, and per stage tokens/s, TFLOP/s, MFU against the
+    device's dense peak (None where it is not known), all from the wall time of the steps together, peak memory in GB,
+    the seconds per part of one more step, which waits for the device after each, on CUDA the seconds of another by
+    kernel, and whether passes ran through torch.compile.
     """
     recipe = recipe.model_copy(update={"align": recipe.align.model_copy(update={"global_batch_size": None})})
     name = device_name(world.device)
+    check_fp8(recipe, world)
     peak = peak_tflops(name, recipe.parallel.precision)
     engine = build_engine(recipe, world, lambda name, shape: initial_value(name, shape, recipe), lambda step: 1e-5)
     record: dict[str, Any] = {
@@ -56,6 +60,7 @@ def benchmark(
         "ranks": world.world_size,
         "torch": torch.__version__,
         "deepspeed": version("deepspeed"),
+        "attention": attention_of(recipe, world.device),
         "recipe": recipe.name,
         "data": "real" if data is not None else "synthetic",
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(engine).values()),
@@ -64,9 +69,9 @@ def benchmark(
         "peak_tflops_per_device": peak,
         "stages": {},
     }
-    for stage in [stage_of(recipe, name) for name in names]:
-        if stage.compile:
-            engine.compile()
+    say: Callable[[str], None] = print if world.is_first else lambda line: None
+    for stage in [stage_of(recipe, name) for name in STAGES if name in names]:
+        compiled = prepare_passes(engine, stage, world, say)
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         source = _real(stage, world, data) if data is not None else _synthetic(stage, world)
@@ -79,6 +84,7 @@ def benchmark(
         seconds = (time.perf_counter() - began) / steps
         parts = _step(engine, stage.recipe, world, source, synchronise=True).seconds
         record["stages"][stage.name] = _summary(stage.recipe, world, measured, seconds, parts, peak)
+        record["stages"][stage.name]["compiled"] = compiled
         if world.device.type == "cuda":
             record["stages"][stage.name]["kernel_seconds"] = _kernel_seconds(
                 partial(_step, engine, stage.recipe, world, source, synchronise=False)

@@ -14,11 +14,14 @@ from prealign.distributed.world import dp_size
 from prealign.errors import UserError
 from prealign.interop.hub import checkpoint_folder
 from prealign.model.flops import infonce_flops, text_token_flops, word_token_flops
+from prealign.model.shapes import vocabulary_ranks
 from prealign.training.plan import Account, StagePlan, budgets, micro_batch_note, plan_of, stretches_of
 from prealign.training.run import check_same_run, first_new_rows, first_weights, pretrain_start
 from prealign.training.space import check_space
 from prealign.training.words import check_word_lengths, with_words_per_step, word_batches, word_tokens
 
+_TILE = 128
+"""Rows of the LM head that kernels of matrix products take together."""
 _ENOUGH = 3
 """Draws of a word that align it, by experience at small scales."""
 
@@ -33,6 +36,7 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     say(f"data: {recipe.data.dir}: every file has the SHA-256 of its manifest")
     parallel = recipe.parallel
     groups = dp_size(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
+    _say_vocabulary(recipe, say)
     for name in recipe.stages:
         _say_step(stage_of(recipe, name, groups), recipe, groups, ranks, say)
     check_same_run(recipe, coverage)
@@ -56,6 +60,17 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     if "pretrain" in recipe.stages:
         _say_plan(pretrain_stage(recipe), data, plan_of(recipe, "pretrain", consumed), say)
     say("all checks passed; nothing was trained")
+
+
+def _say_vocabulary(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """A note where tensor ranks share the vocabulary in parts that no tiles fill."""
+    ranks = vocabulary_ranks(recipe.padded_vocab_size, recipe.parallel.tensor_parallel_size)
+    rows = recipe.padded_vocab_size // ranks
+    if ranks > 1 and rows % _TILE:
+        say(
+            f"note: each of {ranks} tensor ranks holds {rows:,} rows of the vocabulary, no multiple of {_TILE}, which "
+            f"leaves tiles of matrix products unfilled; model.vocab_multiple={_TILE * ranks} fills them, in a new run"
+        )
 
 
 def _say_step(stage: Stage, asked: Recipe, groups: int, ranks: int, say: Callable[[str], None]) -> None:

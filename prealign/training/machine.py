@@ -6,6 +6,9 @@ import sys
 
 import torch
 
+from prealign.config import Recipe
+from prealign.model.attention_kernels import attention_name
+
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes of a unit of ``ru_maxrss``."""
 
@@ -15,6 +18,12 @@ def peak_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1e9
+
+
+def attention_of(recipe: Recipe, device: torch.device) -> str:
+    """What a recipe's model attends through on a device."""
+    dtype = torch.float32 if recipe.parallel.weights == "fp32" else torch.bfloat16
+    return attention_name(recipe.model, dtype, device)
 
 
 def device_name(device: torch.device) -> str:

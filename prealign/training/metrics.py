@@ -29,10 +29,11 @@ class MetricsLog:
         self._align_layers = None if align_layers == "all" else align_layers
         self._trackers = trackers
 
-    def start(self, stage: StageName, step: int, steps: int, ranks: int, device: str) -> None:
-        """Note in ``starts.jsonl`` that a stage starts, or goes on, after ``step`` of its ``steps`` steps."""
+    def start(self, stage: StageName, step: int, steps: int, setup: dict[str, Any]) -> None:
+        """Note in ``starts.jsonl`` that a stage starts, or goes on, after ``step`` of its ``steps`` steps. ``setup``:
+        what it runs on, and through what."""
         row = {"stage": stage, "step": step, "steps": steps, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        row |= {"ranks": ranks, "device": device, "torch": torch.__version__}
+        row |= setup | {"torch": torch.__version__}
         with self._starts.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

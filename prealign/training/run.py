@@ -25,6 +25,8 @@ from prealign.interop.new_rows import NewRows, new_rows
 from prealign.model.initialisation import initial_value
 from prealign.objectives.terms import Objective
 from prealign.training.anomalies import RolledBack
+from prealign.training.fp8 import check_fp8
+from prealign.training.machine import attention_of
 from prealign.training.metrics import MetricsLog
 from prealign.training.operations import Operations
 from prealign.training.plan import Account, StagePlan, align_plan, micro_batch_note, plan_of, pretrain_plan
@@ -78,6 +80,7 @@ def run_stages(
     of the loss beside the two of the paper.
     """
     _check_equal_recipes(recipe, world)
+    check_fp8(recipe, world)
     check_word_lengths(recipe, data)
     coverage = recipe.align.coverage
     names = recipe.stages if only is None else [only]
@@ -89,6 +92,10 @@ def run_stages(
     for note in notes if world.is_first else []:
         if note is not None:
             say(note)
+    if stages:
+        attention = attention_of(recipe, world.device)  # on all ranks, as it may refuse what is asked for
+        if world.is_first:
+            say(f"attention: {attention}")
     if left == list(STAGES):
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))

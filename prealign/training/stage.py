@@ -23,7 +23,8 @@ from prealign.objectives.terms import Objective
 from prealign.random_streams import Draw, mix
 from prealign.training.anomalies import AnomalyGuard, RolledBack
 from prealign.training.clock import Clock, Throughput
-from prealign.training.machine import device_name, peak_memory_gb
+from prealign.training.compilation import prepare_passes
+from prealign.training.machine import attention_of, device_name, peak_memory_gb
 from prealign.training.metrics import Display, MetricsLog
 from prealign.training.operations import Operations
 from prealign.training.plan import Account, StagePlan
@@ -164,7 +165,9 @@ class StageRun:
         if context.log is not None:
             at = self.progress.step if found is not None else -1
             context.log.cut(stage.name, at, self.progress.evaluated == self.progress.step)
-            context.log.start(stage.name, self.step, plan.steps, world.world_size, device_name(world.device))
+            setup = {"ranks": world.world_size, "device": device_name(world.device), "compiled": self.compiled}
+            setup["attention"] = attention_of(self.recipe, world.device)
+            context.log.start(stage.name, self.step, plan.steps, setup)
         display = self.display  # the guard does not hold this object, which holds it
         self.guard = AnomalyGuard(
             self.recipe,
@@ -313,8 +316,8 @@ class StageRun:
         engine = build_engine(self.recipe, self.world, initial_value, self.learning_rate_at, self.context.objectives)
         if found is not None:
             self._checkpoints.load(engine, found)
-        if self.stage.compile:
-            engine.compile()
+        self.compiled = prepare_passes(engine, self.stage, self.world, self.display.say)
+        """Whether passes run through torch.compile."""
         safe_point = self.context.safe_point
         engine.register_forward_pre_hook(lambda module, arguments: safe_point())
         return engine

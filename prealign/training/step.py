@@ -49,7 +49,7 @@ def take_step(
         with clock.part("backward"):
             engine.backward(outputs["loss"])
         sums.add(text, outputs, batch.words)
-        if number == len(micro) - 1 and recipe.parallel.zero_stage == 0 and recipe.parallel.precision == "fp32":
+        if number == len(micro) - 1 and recipe.parallel.zero_stage == 0 and recipe.parallel.weights == "fp32":
             sums.gradient_norm = float(plain_gradient_norm(engine))
         with clock.part("optimizer"):  # DeepSpeed updates at the last micro-batch, and counts the others
             if guard is not None and number == len(micro) - 1:

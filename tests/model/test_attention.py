@@ -63,4 +63,4 @@ def test_flash_that_is_not_installed_is_an_error() -> None:
         import flash_attn  # noqa: F401
     except ImportError:
         with pytest.raises(UserError, match="flash-attn is not installed"):
-            attention_function("flash")
+            attention_function(ModelConfig(layers=1, hidden_size=16, heads=2, attention="flash"))

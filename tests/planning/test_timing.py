@@ -100,6 +100,22 @@ def test_words_take_time_in_the_steps_that_have_them() -> None:
 def test_launches_bound_small_models() -> None:
     demo = load_recipe("enclone_demo", ["align.words_per_step=64", "align.coverage=null"])
     stage = stage_of(demo, "pretrain")
-    small = step_time(Workload.of(stage), Layout.of(stage), H100, RATES)
+    layout = replace(Layout.of(stage), compile=False)
+    small = step_time(Workload.of(stage), layout, H100, RATES)
     assert small.seconds["launches"] > small.total / 2
+    compiled = step_time(Workload.of(stage), replace(layout, compile=True), H100, RATES)
+    assert 0 < compiled.seconds["launches"] < small.seconds["launches"]
     assert timed().seconds["launches"] == 0
+
+
+def test_auto_is_compiled_where_a_run_would_be() -> None:
+    """Whatever layout a search tries, from whatever recipe."""
+    (align, pretrain) = (Layout.of(stage_of(load_recipe("real_13b"), name)) for name in ("align", "pretrain"))
+    assert not align.compiled
+    assert not pretrain.compiled  # ZeRO 3
+    assert replace(pretrain, zero_stage=1).compiled
+    assert not replace(pretrain, zero_stage=1, tensor_size=2).compiled
+    kept = load_recipe("real_1p3b", ["pretrain.align_every=8"])
+    assert not Layout.of(stage_of(kept, "pretrain")).compiled
+    assert LAYOUT.compiled
+    assert timed().total < timed(compile=False).total

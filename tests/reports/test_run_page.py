@@ -48,7 +48,7 @@ def folder(recipe: Recipe, tmp_path: Path) -> Path:
     (folder / "recipe.yaml").write_text(dump_recipe(recipe.model_copy(update={"name": "a <b> run"})))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     begun = {"stage": "pretrain", "step": 0, "steps": 90, "time": "2026-01-02T03:04:05+00:00", "ranks": 2}
-    starts = [begun | {"device": "a CPU"}, begun | {"step": 7, "ranks": 4, "device": "a CPU"}]
+    starts = [begun | {"device": "a CPU"}, begun | {"step": 7, "ranks": 4, "device": "a CPU", "compiled": True}]
     (folder / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
     sample = {"sample": 3, "language": "en", "epoch": 0, "window": 3, "nats": "nan", "text": HOSTILE}
     anomaly = {"step": 8, "kind": "loss not finite", "action": "skip", "loss": "nan", "samples": [sample]}
@@ -218,6 +218,7 @@ def test_a_run_writes_its_page(data_dir: Path, tmp_path: Path) -> None:
     text = page.read_text()
     assert "<b>Finished.</b>" in text
     assert [start["step"] for start in RunRecord.of(tmp_path / "run").starts] == [0, 4, 0]
+    assert not any(start["compiled"] for start in RunRecord.of(tmp_path / "run").starts)
     code, out, err = finish(start(["launchers/report.py", "--run", str(tmp_path / "run")]))
     assert code == 0, err
     again = page.read_text()

@@ -31,3 +31,19 @@ def test_checkpoints_without_a_recipe(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "align" / "checkpoints" / "step-2").mkdir(parents=True)
     with pytest.raises(UserError, match=r"recipe\.yaml: no such file beside"):
         check(recipe, open_data(recipe), 1, lambda line: None)
+
+
+def test_tensor_ranks_with_unfilled_tiles(data_dir: Path) -> None:
+    """1,200 rows are padded to 1,216: 608 on each of two ranks."""
+    model = {"layers": 2, "hidden_size": 32, "heads": 2, "context": 32}
+
+    def notes(ranks: int, multiple: int) -> list[str]:
+        changes = {"model": model | {"vocab_multiple": multiple}, "parallel": {"tensor_parallel_size": ranks}}
+        said: list[str] = []
+        check(tiny_recipe(data_dir, **changes), open_data(tiny_recipe(data_dir)), 2, said.append)
+        return [line for line in said if "rows of the vocabulary" in line]
+
+    (note,) = notes(2, 64)
+    assert note.startswith("note: each of 2 tensor ranks holds 608 rows of the vocabulary, no multiple of 128, ")
+    assert note.endswith("model.vocab_multiple=256 fills them, in a new run")
+    assert notes(2, 256) == notes(1, 64) == []
