@@ -98,11 +98,12 @@ def product_into(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> 
         return out.copy_(wide_product(left, right))
     matmul = torch.backends.cuda.matmul
     allowed = matmul.allow_bf16_reduced_precision_reduction
+    split = getattr(matmul, "allow_bf16_reduced_precision_reduction_split_k", True)  # which a plain value sets to True
     matmul.allow_bf16_reduced_precision_reduction = False  # parts of a long sum are not to be rounded before they meet
     try:
         return torch.mm(left, right, out=out)
     finally:
-        matmul.allow_bf16_reduced_precision_reduction = allowed
+        matmul.allow_bf16_reduced_precision_reduction = allowed if split else (allowed, split)
 
 
 def _blocks(own: torch.Tensor, columns: torch.Tensor) -> list[slice]:

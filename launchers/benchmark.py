@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--sweep", metavar="KEY=V,V", action="append", help="measure each of these values of a recipe key (repeatable)"
     )
-    parser.add_argument("--limit", type=float, default=300, help="seconds for a combination of a sweep (default: 300)")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for a combination of a sweep (default: 600)")
     parser.add_argument(
         "--launcher", default="python", help="what starts each of a sweep, as 'deepspeed' (default: python)"
     )

@@ -66,7 +66,7 @@ def checks(out: Path) -> list[Check]:
         infonce("infonce", 100, "--only", "triton"),
         infonce("infonce_4096", 60, "--only", "triton", "--words", "4096"),
         step("1p3b", 90, "real_1p3b", "parallel.compile=false"),
-        step("150m", 150, "enclone_150m"),  # compiled after a trial, as runs are
+        step("150m", 240, "enclone_150m"),  # compiled after a trial, as runs are
         step("1p3b_compiled", 240, "real_1p3b", "--stage", "pretrain", "parallel.compile=true"),
         infonce("infonce_peers", 240, "--only", *peers),
     ]

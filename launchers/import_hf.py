@@ -10,7 +10,7 @@ model of the hub, in its cache (HF_HOME): training reads them from there when it
 """
 
 from prealign.config.command_line import command_line
-from prealign.config.paths import path_argument
+from prealign.config.paths import path_argument, text_argument
 from prealign.errors import run
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument(
         "checkpoint",
-        type=path_argument,
+        type=text_argument,
         help="folder with config.json, safetensors and tokenizer.json, or a model of the hub: OWNER/NAME[@REVISION]",
     )
     parser.add_argument("--out", type=path_argument, help="folder to write; an import there is replaced")
@@ -27,7 +27,7 @@ def main() -> None:
 
     from prealign.interop.importing import RECIPE, read_import, write
 
-    found = read_import(str(arguments.checkpoint), arguments.end_of_document)
+    found = read_import(arguments.checkpoint, arguments.end_of_document)
     if arguments.out is None:
         print(found.recipe(), end="")
         return

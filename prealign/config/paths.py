@@ -44,9 +44,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def path_argument(text: str) -> Path:
-    """For `argparse`: a path of the command line."""
+def text_argument(text: str) -> str:
+    """For `argparse`: a path of the command line, or what may be one, with the dots and slashes that were written."""
     try:
-        return Path(_expanded(text))
+        return str(_expanded(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path_argument(text: str) -> Path:
+    """For `argparse`: a path of the command line."""
+    return Path(text_argument(text))

@@ -39,10 +39,10 @@ class ParallelConfig(Section):
     default as `activation_checkpointing`."""
     compile: Compile = "auto"
     """Run the pretrain stage's passes through torch.compile (the first one takes minutes). `auto`: on a CUDA device,
-    with ZeRO 0 to 2, one tensor rank and one sequence rank, without `pretrain.align_every` and
+    with ZeRO 0 or 1, one tensor rank and one sequence rank, without `pretrain.align_every` and
     `model.reset_at_document`, which give every step other shapes; where a trial before the first step fails on any
-    rank, one line says why and all train uncompiled. `true`: in any case, and what fails ends the run. The align stage
-    is left out: its words give every step other shapes."""
+    rank, one line says why and all train uncompiled. `true`: with ZeRO 2, tensor and sequence ranks and documents too,
+    and what fails ends the run. The align stage is left out: its words give every step other shapes."""
 
     @property
     def weights(self) -> Literal["fp32", "bf16"]:
@@ -52,8 +52,9 @@ class ParallelConfig(Section):
 
 def compiles_by_default(zero_stage: int, tensor_size: int, sequence_size: int) -> bool:
     """Whether ``compile: auto`` compiles in a layout on a CUDA device. ZeRO-3 gathers weights at every layer, which
-    breaks the graph; passes of tensor and sequence ranks wait for each other, so that none can try alone."""
-    return zero_stage < 3 and tensor_size == sequence_size == 1
+    breaks the graph; ZeRO-2 gives gradients away as they come, and those of a compiled pass come all at once, at its
+    end; passes of tensor and sequence ranks wait for each other, so that none can try alone."""
+    return zero_stage < 2 and tensor_size == sequence_size == 1
 
 
 class CheckpointConfig(Section):

@@ -43,8 +43,8 @@ class Stage:
     facts: FactsConfig | None
     """Facts that come in periods of its steps."""
     compile: Compile
-    """Whether its passes go through `torch.compile`; never where words or documents give every step other shapes,
-    unless a recipe says so. `auto`: as `compiles` has it."""
+    """Whether its passes go through `torch.compile`; never where words give every step other shapes. `auto`: as
+    `compiles` has it."""
     measures_alignment: bool
     """Whether alignment is measured in full at its end."""
 

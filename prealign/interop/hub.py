@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from prealign.errors import UserError
 
-_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@[\w./-]+)?", re.ASCII)
+_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(@\w[\w./-]*)?(?<!/)", re.ASCII)
+"""What does not begin with a dot or a slash, nor end with a slash, as paths may."""
 _COMMIT = re.compile(r".+@[0-9a-f]{40}")
 _FILES = ["config.json", "tokenizer.json", "model*.safetensors", "model.safetensors.index.json"]
 """What is read of a checkpoint. ``*`` stands for ``/`` too: other formats lie in folders of their own."""
@@ -33,11 +34,11 @@ def download(source: str) -> tuple[Path, str]:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = "revision" if isinstance(error, RevisionNotFoundError) else "model (or none that is shown to you)"
         raise UserError(f"hf:{source}: no such folder, and the hub has no such {what}; mend the name") from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the client's transport, which changes, has exceptions of its own
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"hf:{source}: no such folder, nor in the hub's cache, and the hub cannot be reached ({reason}); mend the "
-            f"name, or download it where there is a network"
+            f"hf:{source}: no such folder, and it cannot be had from the hub: {reason}; mend the name, or import it "
+            f"where the hub can be reached"
         ) from None
     return Path(path), f"{name}@{Path(path).name}"
 

@@ -78,10 +78,14 @@ def flash_module(kernels: Kernels) -> ModuleType | None:
 
 
 def torch_choice(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> str:
-    """The kernel that torch's scaled_dot_product_attention takes for causal rows of the model, with a gradient."""
+    """The kernel that torch's scaled_dot_product_attention takes for causal rows of the model, with a gradient; in a
+    torch that does not tell, that it is torch's choice."""
     shape = (1, config.context, config.heads, config.resolved_head_size)
     rows = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2).requires_grad_()
-    return _NAMES.get(SDPBackend(torch._fused_sdp_choice(rows, rows, rows, is_causal=True)), "another kernel")
+    try:
+        return _NAMES[SDPBackend(torch._fused_sdp_choice(rows, rows, rows, is_causal=True))]
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # no public function says it
+        return "torch's choice"
 
 
 def takes_flash(dtype: torch.dtype, on_cuda: bool, head_size: int) -> bool:

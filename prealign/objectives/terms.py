@@ -40,4 +40,5 @@ class Term(NamedTuple):
 
 Objective = Callable[[ModelInputs, Features], Term | None]
 """Gives None for a pass that it does not apply to. It has no parameters of its own: those that it trains are the
-model's, by way of the features."""
+model's, by way of the features. Of a pass without words it keeps nothing and waits for no other rank: a pass may be
+tried before the first step (`prealign.training.compilation`)."""

@@ -57,6 +57,8 @@ def compile_passes(
         return True
     model.run_uncompiled()
     torch.compiler.reset()
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()  # of what the trial has had
     rank, reason = next((rank, each) for rank, each in enumerate(world.gather(error)) if each is not None)
     say(
         f"{stage.name}: torch.compile failed on rank {rank} ({reason}); training goes on uncompiled; "
@@ -70,7 +72,7 @@ def trial_error(model: JointModel, stage: Stage, world: World) -> str | None:
 
     Neither the model nor its gradients, nor the state of random numbers, change, and DeepSpeed sees nothing of it: it
     listens to gradients that accumulate, and these do not. No rank waits for another one: passes of text have no
-    collectives where ranks share neither weights nor rows.
+    collectives where ranks share neither weights nor rows. Objectives are called once more than there are steps.
     """
     recipe = stage.recipe
     rows = torch.zeros(recipe.batch.micro_batch_size, recipe.model.context, dtype=torch.int64)
@@ -87,6 +89,9 @@ def trial_error(model: JointModel, stage: Stage, world: World) -> str | None:
             torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
             if on_cuda:
                 torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()  # steps have a peak of their own
+        except torch.OutOfMemoryError:
+            return "out of memory: a compiled pass holds all gradients at once; a smaller micro-batch may fit"
         except Exception as error:  # whatever a compiler raises: without it there may be nothing wrong
             return _on_one_line(error)
     return None

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prealign.config.recipe import StageName
 from prealign.config.stage import STAGES
-from prealign.files import write_atomically
+from prealign.files import json_rows, write_atomically
 from prealign.training.trackers import InBackground, Point
 
 
@@ -36,6 +36,11 @@ class MetricsLog:
         row |= setup | {"torch": torch.__version__}
         with self._starts.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def last_start(self, stage: StageName) -> dict[str, Any]:
+        """What `start` noted last of a stage; empty where it has not begun."""
+        rows = json_rows(self._starts.read_text(encoding="utf-8")) if self._starts.is_file() else []
+        return next((row for row in reversed(rows) if row["stage"] == stage), {})
 
     def cut(self, stage: StageName, step: int, evaluated: bool = True) -> None:
         """Drop the rows past a checkpoint: later steps of ``stage`` and all later stages, and the evaluation at

@@ -165,6 +165,10 @@ class StageRun:
         if context.log is not None:
             at = self.progress.step if found is not None else -1
             context.log.cut(stage.name, at, self.progress.evaluated == self.progress.step)
+            before = context.log.last_start(stage.name).get("compiled", self.compiled)
+            if found is not None and before != self.compiled:
+                words = "passes were compiled" if before else "passes were not compiled"
+                self.display.say(f"{stage.name}: {words} before; losses differ by rounding from here on")
             setup = {"ranks": world.world_size, "device": device_name(world.device), "compiled": self.compiled}
             setup["attention"] = attention_of(self.recipe, world.device)
             context.log.start(stage.name, self.step, plan.steps, setup)
