@@ -18,7 +18,7 @@ class Layout:
     """``zero_stage`` to ``micro_batch_size`` as in the recipe. ``recompute``, ``recompute_words``: every so many-th
     block is recomputed in passes of text and of words; None: no block. ``wide_gradients``: they add up in fp32 over
     micro-batches; None: as `prealign.distributed.engine` has it (`accumulates_wide`). ``wide_exchange``: ranks exchange
-    them in fp32. ``overlap``: ZeRO reduces them beside the backward pass. ``bucket``: elements that ZeRO reduces at a
+    them in fp32. ``overlap``: ZeRO reduces them beside the backward pass, unless that is compiled. ``bucket``: elements that ZeRO reduces at a
     time. ``offload``: the optimizer's state lies in host memory. ``megatron``: tensor ranks split norms as well
     and exchange beside products, and gradients in fp32 are exchanged beside the backward pass, as Megatron-LM's and
     nanotron's do and ours do not: for times of theirs."""

@@ -109,7 +109,7 @@ def layout_words(layout: Layout) -> str:
     """A layout in a line."""
     return (
         f"ZeRO {layout.zero_stage}, tensor size {layout.tensor_size}, {layout.micro_batch_size} rows a micro-batch, "
-        f"recomputation {recompute_words(layout)}{', compiled' if layout.compile else ''}"
+        f"recomputation {recompute_words(layout)}{', compiled' if layout.compiled else ''}"
     )
 
 
