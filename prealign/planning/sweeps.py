@@ -81,7 +81,7 @@ def _point(row: dict[str, Any], rows: Sequence[dict[str, Any]], tokens_per_word:
         layouts: dict[str, Layout] = {}
         for name in STAGES:
             stage = stage_of(recipe, name)
-            layouts[name] = replace(Layout.of(stage), micro_batch_size=micro)
+            layouts[name] = _as_it_ran(replace(Layout.of(stage), micro_batch_size=micro), name, row)
             if name in options["stages"]:
                 work = replace(Workload.of(stage, tokens_per_word), sequences=sequences)
                 stages.append(_stage(name, work, layouts[name], row))
@@ -90,6 +90,16 @@ def _point(row: dict[str, Any], rows: Sequence[dict[str, Any]], tokens_per_word:
     if None in stages:
         return "no measured step of a stage had its words; measure more (--steps)"
     return Point(tuple(row["overrides"]), ranks, tuple(stage for stage in stages if stage is not None), layouts)
+
+
+def _as_it_ran(layout: Layout, name: StageName, row: dict[str, Any]) -> Layout:
+    """Compiled or not as the record says of the stage, where it does: older ones do not, and `auto` may have failed."""
+    compiled = row["record"]["stages"].get(name, {}).get("compiled") if row["outcome"] == MEASURED else None
+    if compiled is None:
+        return layout
+    if not isinstance(compiled, bool):
+        raise ValueError(f"found compiled={compiled!r}")
+    return replace(layout, compile=compiled)
 
 
 def _stage(name: StageName, work: Workload, layout: Layout, row: dict[str, Any]) -> MeasuredStage | None:

@@ -28,6 +28,17 @@ def test_a_point_is_its_step_and_layout(tmp_path: Path) -> None:
     assert (pretrain.layout.zero_stage, pretrain.layout.micro_batch_size) == (3, 8)
 
 
+def test_a_stage_is_compiled_as_its_record_says(tmp_path: Path) -> None:
+    found = {name: values | {"compiled": False} for name, values in BOTH.items()}
+    (point,) = read(tmp_path, [row(["batch.micro_batch_size=8"], found, 8)]).points
+    assert point.stages[1].layout.compile is point.layouts["pretrain"].compile is False  # a trial failed
+    (point,) = read(tmp_path, [row(["batch.micro_batch_size=8"], BOTH, 8)]).points
+    assert point.stages[1].layout.compile == "auto"  # of a record of before
+    found = {name: values | {"compiled": "yes"} for name, values in BOTH.items()}
+    with pytest.raises(UserError, match=r"lacks what a sweep has \(ValueError: found compiled='yes'"):
+        read(tmp_path, [row(["batch.micro_batch_size=8"], found, 8)])
+
+
 def test_overrides_of_the_command_count(tmp_path: Path) -> None:
     words = command("--pretrain", "parallel.activation_checkpointing=full", "align.layers=[0,", "5]")
     values = row(["batch.micro_batch_size=8"], {"pretrain": stage(1.2)}, 8)
