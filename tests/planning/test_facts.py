@@ -63,7 +63,19 @@ def test_more_micro_batches_grow_as_planned(tmp_path: Path) -> None:
     assert 1.9 < ratio < 2
     doubled = run(1024, facts).stages[1]
     assert doubled.step_seconds == pytest.approx(1.75 * ratio)
-    assert "another number of micro-batches" in str(doubled.measured)
+    assert str(doubled.measured) == "measured (batch.micro_batch_size=16, scaled to this step as planned)"
+
+
+def test_words_in_another_share_of_steps_grow_as_planned(tmp_path: Path) -> None:
+    overrides = ["pretrain.align_every=4", "pretrain.align_words_per_step=1000", "batch.micro_batch_size=16"]
+    found = steps(2.5, 1.75)
+    found["pretrain"]["words_per_step"] = 400  # two of five measured steps, which is more than one of four
+    facts = measured(tmp_path, row(overrides, found, 16))
+    own = stage_of(load_recipe("real_1p3b", overrides), "pretrain")
+    load = StageLoad("pretrain", replace(Workload.of(own), sequences=4 * 16 * 8), 9000)
+    (cost,) = run_cost([load], [Layout.of(own)], H100, RATES, facts=facts).stages
+    assert cost.step_seconds < 1.75
+    assert str(cost.measured).endswith("batch.micro_batch_size=16, scaled to this step as planned)")
 
 
 @pytest.mark.parametrize(
