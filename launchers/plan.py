@@ -86,8 +86,8 @@ def main() -> None:
         console.print("note: parallel.precision is fp8: bytes and seconds are counted as of bf16, which is slower")
     if any(layout.compile == "auto" for layout in layouts):
         console.print(
-            "note: parallel.compile is auto: the pretrain stage is counted as compiled, with ZeRO 0 to 2 and one "
-            "tensor and sequence rank"
+            "note: parallel.compile is auto: the pretrain stage is counted as compiled in layouts where a run "
+            "would try it, as if that succeeded"
         )
     if facts.points:
         console.print(use_words(facts, loads, cluster))

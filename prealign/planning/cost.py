@@ -29,7 +29,8 @@ class StageLoad:
 @dataclass(frozen=True)
 class Measured:
     """What a sweep measured of a stage's step: ``seconds``, and ``memory`` in bytes at its peak. ``whole``: it was this
-    step; else it had other micro-batches, and both grew as the plan does. ``ran``: as much memory was there."""
+    step; else it had other micro-batches, or words in another share of steps, and both grew as the plan does. ``ran``:
+    as much memory was there."""
 
     seconds: float
     memory: float
@@ -38,7 +39,7 @@ class Measured:
     overrides: tuple[str, ...]
 
     def __str__(self) -> str:
-        scaled = "" if self.whole else ", with another number of micro-batches"
+        scaled = "" if self.whole else ", scaled to this step as planned"
         return f"measured ({' '.join(self.overrides)}{scaled})"
 
 

@@ -81,6 +81,13 @@ _SHEETS = {
     "rtx4090": DataSheet("RTX 4090", 24e9, 1.008e12, 32e9, 12.5e9, 450),
     "mi300x": DataSheet("MI300X", 192e9, 5.3e12, 448e9, 50e9, 750, 0.601),
 }
+_SIZE = re.compile(r"\b(\d+) ?GB\b", re.IGNORECASE)
+"""Memory in a device's name."""
+_WHOLE = frozenset(
+    "NVIDIA AMD Tesla GeForce Instinct GPU SXM SXM4 SXM5 PCIe OAM VF HBM2 HBM2e HBM3 HBM3e".lower().split()
+)
+"""Words that a driver puts beside a card's name and its memory. Others name another card, or a part of one: MIG and
+GRID, 40C and 48Q of vGPU, Laptop, NVL, 3e. VF is a whole MI300X in a virtual machine."""
 DEVICES = tuple(_SHEETS)
 """Names of cards that can be planned for."""
 
@@ -94,9 +101,11 @@ def data_sheet(device: str) -> DataSheet:
 
 def expect_device(device: DataSheet, found: str, path: Path) -> None:
     """Raises `UserError` where the record in ``path``, of a device that its driver calls ``found``, is of another card
-    than ``device``, or of as much memory as it has not."""
-    sizes = re.findall(r"(\d+) ?GB\b", found)
-    if _listed_name(found) == device.name and all(int(size) == round(device.memory / 1e9) for size in sizes):
+    than ``device``, of a part of one, or of as much memory as it has not."""
+    sizes = _SIZE.findall(found)
+    others = {word.lower() for word in _words(_SIZE.sub(" ", found))} - {word.lower() for word in _words(device.name)}
+    same = _listed_name(found) == device.name and others <= _WHOLE
+    if same and all(int(size) == round(device.memory / 1e9) for size in sizes):
         return
     other = "; there are no plans for a CPU" if found.endswith("(CPU)") else ", or another --device"
     raise UserError(
@@ -112,6 +121,9 @@ def _listed_name(device_name: str) -> str | None:
 
 def _contains(device_name: str, name: str) -> bool:
     """Whether the words of ``name`` stand in the device's name, in a row ("L4" is not in "L40S")."""
-    words = device_name.replace("-", " ").split()
-    wanted = name.split()
+    words, wanted = _words(device_name), name.split()
     return any(words[first : first + len(wanted)] == wanted for first in range(len(words)))
+
+
+def _words(device_name: str) -> list[str]:
+    return device_name.replace("-", " ").split()

@@ -23,7 +23,7 @@ class MeasuredStage:
         """Whether it is such a step with such a layout, of however many micro-batches."""
         if not work.words:
             layout = replace(layout, recompute_words=self.layout.recompute_words)  # of no words
-        return self.layout == layout and same_work(self.work, work)
+        return self.layout.resolved == layout.resolved and same_work(self.work, work)
 
     def bounds(self, work: Workload, layout: Layout, gpus: int) -> bool:
         """Whether such a step takes at least the memory of this one: no smaller a micro-batch, and no more blocks
@@ -140,5 +140,9 @@ def _without_counts(work: Workload) -> Workload:
 
 
 def _as_wide(one: Layout, other: Layout) -> bool:
-    """Whether weights, sums and exchanges have as many bits, which bears on what is learned."""
-    return (one.bf16, one.wide_gradients, one.wide_exchange) == (other.bf16, other.wide_gradients, other.wide_exchange)
+    """Whether weights, products, sums and exchanges have as many bits, which bears on what is learned."""
+
+    def widths(layout: Layout) -> tuple[bool | None, ...]:
+        return layout.bf16, layout.fp8, layout.wide_gradients, layout.wide_exchange
+
+    return widths(one) == widths(other)

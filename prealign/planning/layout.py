@@ -1,6 +1,6 @@
 """How a stage is spread over ranks, and what one of its steps has to do: what a plan varies, and what it does not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prealign.config import Recipe
@@ -18,10 +18,11 @@ class Layout:
     """``zero_stage`` to ``micro_batch_size`` as in the recipe. ``recompute``, ``recompute_words``: every so many-th
     block is recomputed in passes of text and of words; None: no block. ``wide_gradients``: they add up in fp32 over
     micro-batches; None: as `prealign.distributed.engine` has it (`accumulates_wide`). ``wide_exchange``: ranks exchange
-    them in fp32. ``overlap``: ZeRO reduces them beside the backward pass. ``bucket``: elements that ZeRO reduces at a
-    time. ``offload``: the optimizer's state lies in host memory. ``megatron``: tensor ranks split norms as well
-    and exchange beside products, and gradients in fp32 are exchanged beside the backward pass, as Megatron-LM's and
-    nanotron's do and ours do not: for times of theirs."""
+    them in fp32. ``overlap``: ZeRO reduces them beside the backward pass, unless that is compiled. ``bucket``: elements
+    that ZeRO reduces at a time. ``offload``: the optimizer's state lies in host memory. ``fp8``: products of blocks are
+    in fp8, which no plan counts. ``megatron``: tensor ranks split norms as well and exchange beside products, and
+    gradients in fp32 are exchanged beside the backward pass, as Megatron-LM's and nanotron's do and ours do not: for
+    times of theirs."""
 
     zero_stage: int
     tensor_size: int
@@ -36,6 +37,7 @@ class Layout:
     bucket: int = 500_000_000
     offload: bool = False
     compile: Compile = False
+    fp8: bool = False
     megatron: bool = False
 
     @classmethod
@@ -60,6 +62,7 @@ class Layout:
             wide_exchange=recipe.deepspeed.get("communication_data_type") in (None, "fp32"),
             offload=recipe.offloads_optimizer,
             compile=stage.compile,
+            fp8=recipe.parallel.precision == "fp8" and stage.name == "pretrain",  # of the align stage no products are
         )
 
     @property
@@ -68,6 +71,11 @@ class Layout:
         if self.compile == "auto":
             return compiles_by_default(self.zero_stage, self.tensor_size, self.sequence_size)
         return self.compile
+
+    @property
+    def resolved(self) -> "Layout":
+        """Equal for layouts that run alike: with what ``auto`` comes to."""
+        return replace(self, compile=self.compiled)
 
     @property
     def itemsize(self) -> int:

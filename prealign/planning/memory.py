@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from prealign.model.shapes import vocabulary_ranks
 from prealign.planning.activations import block_bytes, kept_bytes
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.states import States, states
+from prealign.planning.states import States, parameter_groups, states
 
 USABLE = 0.93
 """Share of a card's memory that tensors get: the rest is CUDA's, NCCL's, and gaps. Assumed."""
@@ -50,7 +50,8 @@ def memory(work: Workload, layout: Layout, gpus: int) -> Memory:
         + parts["LM head's gradient"]
         + sum(parts[name] for name in ("word vectors", "gathered vectors", "kernel workspace")),
         "the backward pass": kept
-        + sum(parts[name] for name in ("recomputed block", "block gradients", "word vectors", "buckets")),
+        + sum(parts[name] for name in ("recomputed block", "block gradients", "word vectors", "buckets"))
+        + parts["pass's gradients"],
         "the optimizer step": fixed + parts["step"],
     }
     when = max(phases, key=lambda name: phases[name])
@@ -133,4 +134,11 @@ def _zero_parts(work: Workload, layout: Layout, gpus: int, held: States) -> dict
             buckets += layout.bucket * layout.reduced_itemsize  # a bucket on its way
     if layout.zero_stage == 3:
         gathered = min(count, _LIVE) * layout.itemsize if ranks > 1 else 0.0
-    return {"buckets": buckets, "gathered weights": gathered, "step": step}
+    # a compiled backward pass is one graph: it hands over all weights' gradients when it ends, whatever ZeRO shards
+    whole = float(_parameters(work, layout) * layout.itemsize) if layout.compiled else 0.0
+    return {"buckets": buckets, "gathered weights": gathered, "step": step, "pass's gradients": whole}
+
+
+def _parameters(work: Workload, layout: Layout) -> int:
+    """Of a tensor rank."""
+    return sum(map(sum, parameter_groups(work.model, work.vocab_size, layout.tensor_size)))

@@ -109,7 +109,7 @@ def layout_words(layout: Layout) -> str:
     """A layout in a line."""
     return (
         f"ZeRO {layout.zero_stage}, tensor size {layout.tensor_size}, {layout.micro_batch_size} rows a micro-batch, "
-        f"recomputation {recompute_words(layout)}{', compiled' if layout.compile else ''}"
+        f"recomputation {recompute_words(layout)}{', compiled' if layout.compiled else ''}"
     )
 
 
@@ -142,7 +142,7 @@ def _candidates(loads: Sequence[StageLoad], layouts: Sequence[Layout], cluster: 
                             recompute=text,
                             recompute_words=words,
                             overlap=zero_stage == 3 or (layout.overlap and layout.zero_stage != 3),
-                            compile=layout.compile if zero_stage < 3 else False,
+                            compile=False if zero_stage == 3 and layout.compile is True else layout.compile,
                         )
                         for load, layout in zip(loads, layouts)
                     ]

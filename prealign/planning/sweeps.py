@@ -19,6 +19,20 @@ MEASURED, OUT_OF_MEMORY = "measured", "out of memory"
 """What a row says of a point, unless it failed."""
 ROW_KEYS = frozenset({"overrides", "recipe", "command", "outcome"})
 """What every row of a sweep has."""
+_PATHS = (
+    "run_dir",
+    "data.dir",
+    ".text.files",
+    ".text.store",
+    ".dictionaries",
+    "tokenizer.ranks",
+    "facts.relations",
+    "evaluation.parallel",
+    ".file",
+    "pretrain.init_from",
+    "model.init",
+)
+"""Ends of keys that hold paths, which a recipe has as they stand for on this machine."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,20 @@ def sweep_rows(path: Path) -> list[dict[str, Any]]:
         return []
     rows = [row for row in json_rows(text) if row.keys() >= ROW_KEYS]
     return [*{(str(row["overrides"]), row["recipe"], row["command"]): row for row in rows}.values()]
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """What tells recipes of a sweep apart, the same on machines that have their files elsewhere: of all but paths, none
+    of which bears on what a step takes."""
+    return digest(_without_paths(recipe.model_dump(mode="json")))
+
+
+def _without_paths(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    kept = {key: value for key, value in values.items() if not f"{prefix}{key}".endswith(_PATHS)}
+    return {
+        key: _without_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in kept.items()
+    }
 
 
 def read_sweep(path: Path, device: DataSheet, tokens_per_word: float) -> Sweep:
@@ -74,14 +102,15 @@ def _point(row: dict[str, Any], rows: Sequence[dict[str, Any]], tokens_per_word:
     config, given, options = _command(row["command"])
     try:
         recipe = load_recipe(config, [*given, *row["overrides"]])
-        if digest(recipe.model_dump(mode="json")) != row["recipe"]:
+        # older sweeps have it of paths too
+        if row["recipe"] not in (recipe_digest(recipe), digest(recipe.model_dump(mode="json"))):
             return f"'{config}', or what a recipe holds, has changed since; measure them again"
         micro, sequences = _sizes(row, recipe, int(options["accumulation"]), ranks)
         stages: list[MeasuredStage | None] = []
         layouts: dict[str, Layout] = {}
         for name in STAGES:
             stage = stage_of(recipe, name)
-            layouts[name] = replace(Layout.of(stage), micro_batch_size=micro)
+            layouts[name] = _as_it_ran(replace(Layout.of(stage), micro_batch_size=micro), name, row)
             if name in options["stages"]:
                 work = replace(Workload.of(stage, tokens_per_word), sequences=sequences)
                 stages.append(_stage(name, work, layouts[name], row))
@@ -90,6 +119,16 @@ def _point(row: dict[str, Any], rows: Sequence[dict[str, Any]], tokens_per_word:
     if None in stages:
         return "no measured step of a stage had its words; measure more (--steps)"
     return Point(tuple(row["overrides"]), ranks, tuple(stage for stage in stages if stage is not None), layouts)
+
+
+def _as_it_ran(layout: Layout, name: StageName, row: dict[str, Any]) -> Layout:
+    """Compiled or not as the record says of the stage, where it does: older ones do not, and `auto` may have failed."""
+    compiled = row["record"]["stages"].get(name, {}).get("compiled") if row["outcome"] == MEASURED else None
+    if compiled is None:
+        return layout
+    if not isinstance(compiled, bool):
+        raise ValueError(f"found compiled={compiled!r}")
+    return replace(layout, compile=compiled)
 
 
 def _stage(name: StageName, work: Workload, layout: Layout, row: dict[str, Any]) -> MeasuredStage | None:

@@ -172,7 +172,8 @@ def _communication(
         reductions = passes if layout.zero_stage == 2 else 1.0
         # what adds up in fp32 our engine exchanges when the passes are over
         late = layout.zero_stage == 1 and not layout.megatron and layout.accumulates_wide(work.sequences, cluster.gpus)
-        overlaps = layout.overlap and not late
+        # and a compiled backward pass hands over no gradient before it ends
+        overlaps = layout.overlap and not late and not layout.compiled
         reducing = reductions * cluster.reduce_seconds(gradients, ranks, stride)
         parts.append((reducing, reductions * backward if overlaps else 0.0))
         if layout.zero_stage:

@@ -62,7 +62,7 @@ def test_a_measured_sweep_stands_beside_the_plan(tmp_path: Path) -> None:
     assert code == 0, error
     assert "1 of 2 steps within 15 % of time, 1 of 2 peaks within 10 % of memory, 0 of 1 points" in out
     assert "2 of 2 measured points are of this run's steps on 8 GPUs: plans follow them" in out
-    assert "pretrain: measured (batch.micro_batch_size=16, with another number of micro-batches)" in out
+    assert "pretrain: measured (batch.micro_batch_size=16, scaled to this step as planned)" in out
     assert "measured (h100/ceilings.json" in out  # rates of the tree stay
     recommended = json.loads(out_path.read_text())["recommended"]["stages"]["pretrain"]["layout"]
     assert not recommended.startswith("ZeRO 1, tensor size 1, 32")

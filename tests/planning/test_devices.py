@@ -1,8 +1,11 @@
 """Peak rates are found by the device's name, and unknown ones are not guessed."""
 
+from pathlib import Path
+
 import pytest
 
-from prealign.planning.devices import peak_tflops
+from prealign.errors import UserError
+from prealign.planning.devices import data_sheet, expect_device, peak_tflops
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,52 @@ def test_peak(name: str, peak: float | None) -> None:
 
 def test_fp32_has_no_listed_peak() -> None:
     assert peak_tflops("NVIDIA H100 80GB HBM3", "fp32") is None
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("a100", "NVIDIA A100-SXM4-80GB"),
+        ("a100", "NVIDIA A100 80GB PCIe"),
+        ("a100-40gb", "A100-SXM4-40GB"),
+        ("a100-40gb", "NVIDIA A100-PCIE-40GB"),
+        ("a800", "NVIDIA A800-SXM4-80GB"),
+        ("h100", "NVIDIA H100 80GB HBM3"),
+        ("h100-pcie", "NVIDIA H100 PCIe"),
+        ("h800", "NVIDIA H800"),
+        ("h200", "NVIDIA H200"),
+        ("h20", "NVIDIA H20"),
+        ("b200", "NVIDIA B200"),
+        ("l40s", "NVIDIA L40S"),
+        ("rtx4090", "NVIDIA GeForce RTX 4090"),
+        ("mi300x", "AMD Instinct MI300X"),
+        ("mi300x", "AMD Instinct MI300X VF"),
+    ],
+)
+def test_names_of_a_card(device: str, name: str) -> None:
+    expect_device(data_sheet(device), name, Path("sweep.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("h100", "NVIDIA H100 80GB HBM3 MIG 3g.40gb"),
+        ("h100", "NVIDIA H100 80GB HBM3 MIG 7g.80gb"),
+        ("a100", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"),
+        ("a100", "GRID A100-4C"),
+        ("a100", "GRID A100D-80C"),
+        ("a100", "NVIDIA A100-SXM4-40gb"),
+        ("a100", "NVIDIA A100-SXM4-40 GB"),
+        ("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU"),
+        ("rtx4090", "NVIDIA GeForce RTX 4090 D"),
+        ("h20", "NVIDIA H20-3e"),
+        ("l40s", "NVIDIA L40S-48Q"),
+        ("h200", "NVIDIA H200 NVL"),
+        ("h100", "NVIDIA H100 NVL"),
+        ("h100", "NVIDIA GH200 480GB"),
+    ],
+)
+def test_parts_of_a_card_and_others_of_its_name(device: str, name: str) -> None:
+    sheet = data_sheet(device)
+    with pytest.raises(UserError, match=f"is of '{name}'; expected a record of {sheet.name} with"):
+        expect_device(sheet, name, Path("sweep.jsonl"))

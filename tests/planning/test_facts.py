@@ -8,6 +8,7 @@ import pytest
 
 from prealign.config import load_recipe
 from prealign.config.stage import stage_of
+from prealign.planning import planner
 from prealign.planning.cluster import Cluster
 from prealign.planning.cost import RunCost, StageLoad, run_cost
 from prealign.planning.facts import Facts
@@ -62,7 +63,19 @@ def test_more_micro_batches_grow_as_planned(tmp_path: Path) -> None:
     assert 1.9 < ratio < 2
     doubled = run(1024, facts).stages[1]
     assert doubled.step_seconds == pytest.approx(1.75 * ratio)
-    assert "another number of micro-batches" in str(doubled.measured)
+    assert str(doubled.measured) == "measured (batch.micro_batch_size=16, scaled to this step as planned)"
+
+
+def test_words_in_another_share_of_steps_grow_as_planned(tmp_path: Path) -> None:
+    overrides = ["pretrain.align_every=4", "pretrain.align_words_per_step=1000", "batch.micro_batch_size=16"]
+    found = steps(2.5, 1.75)
+    found["pretrain"]["words_per_step"] = 400  # two of five measured steps, which is more than one of four
+    facts = measured(tmp_path, row(overrides, found, 16))
+    own = stage_of(load_recipe("real_1p3b", overrides), "pretrain")
+    load = StageLoad("pretrain", replace(Workload.of(own), sequences=4 * 16 * 8), 9000)
+    (cost,) = run_cost([load], [Layout.of(own)], H100, RATES, facts=facts).stages
+    assert cost.step_seconds < 1.75
+    assert str(cost.measured).endswith("batch.micro_batch_size=16, scaled to this step as planned)")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +84,45 @@ def test_more_micro_batches_grow_as_planned(tmp_path: Path) -> None:
 def test_other_layouts_are_planned(changes: dict[str, Any], tmp_path: Path) -> None:
     facts = measured(tmp_path, row(["batch.micro_batch_size=16"], steps(2.5, 1.75), 16))
     assert run(512, facts, **changes).stages[1].measured is None
+
+
+def test_auto_is_what_it_comes_to(tmp_path: Path) -> None:
+    """Of ZeRO 3 nothing is compiled, whether a recipe says so or leaves it open."""
+    fitting = row([ZERO_3, "batch.micro_batch_size=8"], steps(2, 2), 8)
+    failed = [ZERO_3, "parallel.word_activation_checkpointing=none", "batch.micro_batch_size=16"]
+    facts = measured(tmp_path, fitting, row(failed, OOM, 16))
+    assert run(1024, facts, zero_stage=3, overlap=True, micro_batch_size=8, compile=False).stages[1].measured
+    searched = [
+        chosen
+        for chosen in planner._candidates(loads_of(1024), LAYOUTS, H100)
+        for layout in chosen[1:]
+        if (layout.zero_stage, layout.tensor_size, layout.micro_batch_size, layout.recompute) == (3, 1, 16, None)
+        and layout.recompute_words is None
+    ]
+    assert searched
+    assert all(run_cost(loads_of(1024), chosen, H100, RATES, facts=facts).too_large for chosen in searched)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_was_compiled_is_a_fact_of_what_is(compiled: bool, tmp_path: Path) -> None:
+    """Under `auto`, whose trial may fail; records of before do not say it."""
+    found = steps(2.5, 1.75)
+    found["pretrain"]["compiled"] = compiled
+    facts = measured(tmp_path, row(["batch.micro_batch_size=16"], found, 16))
+    taken = {value: run(512, facts, compile=value).stages[1].measured is not None for value in (True, False, "auto")}
+    assert taken == {True: compiled, False: not compiled, "auto": compiled}
+    old = measured(tmp_path, row(["batch.micro_batch_size=16"], steps(2.5, 1.75), 16))
+    assert run(512, old, compile=True).stages[1].measured is not None
+
+
+def test_fp8_is_measured_for_fp8_alone(tmp_path: Path) -> None:
+    facts = measured(tmp_path, row(["parallel.precision=fp8", "batch.micro_batch_size=16"], steps(2.5, 0.5), 16))
+    align, pretrain = run(512, facts).stages
+    assert align.measured is not None  # which computes in bf16 in any case
+    assert pretrain.measured is None
+    assert run(512, facts, fp8=True).stages[1].measured is not None
+    stage = stage_of(load_recipe("real_1p3b", ["parallel.precision=fp8"]), "pretrain")
+    assert Layout.of(stage) == replace(LAYOUTS[1], fp8=True)
 
 
 def test_other_clusters_and_steps_are_planned(tmp_path: Path) -> None:
@@ -143,10 +195,10 @@ def test_the_fastest_that_was_measured_is_recommended(tmp_path: Path) -> None:
     assert best.stages[1].measured.overrides == tuple(overrides)
 
 
-def test_numbers_stay_as_wide(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fewer", ["deepspeed={communication_data_type: bf16}", "parallel.precision=fp8"])
+def test_numbers_stay_as_wide(fewer: str, tmp_path: Path) -> None:
     """What has fewer bits bears on what is learned."""
-    overrides = ["deepspeed={communication_data_type: bf16}", "batch.micro_batch_size=4"]
-    best = found(tmp_path, row(overrides, steps(0.02, 0.02), 4)).best
+    best = found(tmp_path, row([fewer, "batch.micro_batch_size=4"], steps(0.02, 0.02), 4)).best
     assert best is not None
     assert best.stages[1].measured is None
 

@@ -68,7 +68,18 @@ def test_the_peak_is_of_one_moment() -> None:
     assert found.peak == max(found.phases.values()) == found.phases[found.when]
     assert found.peak < sum(found.parts.values())
     assert used(gpus=1, recompute=1, micro_batch_size=1, wide_gradients=False).when == "the optimizer step"
-    assert used(gpus=1).when == "the LM loss"
+    assert used(gpus=1, compile=False).when == "the LM loss"
+
+
+def test_a_compiled_backward_pass_hands_over_all_gradients_at_once() -> None:
+    """In bf16, beside those that add up, and whatever ZeRO shards; of a tensor rank's share."""
+    for changes in ({"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}):
+        plain, compiled = (used(**changes, compile=compile).phases for compile in (False, True))
+        assert compiled["the backward pass"] - plain["the backward pass"] == 2 * parameter_count(RECIPE)
+        assert {**compiled, "the backward pass": 0} == {**plain, "the backward pass": 0}
+    assert used(zero_stage=1, bf16=False, compile=True).parts["pass's gradients"] == 4 * parameter_count(RECIPE)
+    halves = used(tensor_size=2, compile=True).parts["pass's gradients"]
+    assert halves == pytest.approx(parameter_count(RECIPE), rel=0.01)
 
 
 def test_sharding_more_takes_less() -> None:

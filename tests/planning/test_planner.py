@@ -12,7 +12,7 @@ from prealign.planning import planner
 from prealign.planning.cluster import Cluster
 from prealign.planning.cost import StageLoad, run_cost, step_flops
 from prealign.planning.layout import Layout, Workload
-from prealign.planning.planner import Recommendation, limits, recommend
+from prealign.planning.planner import Recommendation, layout_words, limits, recommend
 from prealign.planning.rates import rates_of
 
 
@@ -54,6 +54,13 @@ def test_a_small_card_needs_more() -> None:
 def test_what_limits_is_said() -> None:
     assert limits(found("real_13b", 8))[0].startswith("memory: ")
     assert limits(found("real_150m", 64))[-1].startswith("matrix products")
+
+
+def test_a_layout_is_called_compiled_where_it_is() -> None:
+    _, (_, pretrain), _ = parts("real_1p3b", 8, "h100")
+    assert layout_words(pretrain).endswith(", compiled")
+    assert "compiled" not in layout_words(replace(pretrain, zero_stage=3))
+    assert "compiled" not in layout_words(replace(pretrain, tensor_size=2))
 
 
 def test_every_stage_divides_its_batch() -> None:

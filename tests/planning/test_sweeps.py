@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from prealign.config import load_recipe
 from prealign.errors import UserError
 from prealign.planning.devices import data_sheet
-from prealign.planning.sweeps import Sweep, read_sweep, sweep_rows
+from prealign.planning.sweeps import Sweep, read_sweep, recipe_digest, sweep_rows
 from tests.planning.sweep_files import OOM, command, row, stage, write
 
 BOTH = {"align": stage(1.5, 16_384, 50.0), "pretrain": stage(1.2)}
@@ -26,6 +27,17 @@ def test_a_point_is_its_step_and_layout(tmp_path: Path) -> None:
     assert (align.work.words, pretrain.work.words) == (16_384, 0)
     assert align.work.sequences == pretrain.work.sequences == 4 * 8 * 8  # not the recipe's 1,024
     assert (pretrain.layout.zero_stage, pretrain.layout.micro_batch_size) == (3, 8)
+
+
+def test_a_stage_is_compiled_as_its_record_says(tmp_path: Path) -> None:
+    found = {name: values | {"compiled": False} for name, values in BOTH.items()}
+    (point,) = read(tmp_path, [row(["batch.micro_batch_size=8"], found, 8)]).points
+    assert point.stages[1].layout.compile is point.layouts["pretrain"].compile is False  # a trial failed
+    (point,) = read(tmp_path, [row(["batch.micro_batch_size=8"], BOTH, 8)]).points
+    assert point.stages[1].layout.compile == "auto"  # of a record of before
+    found = {name: values | {"compiled": "yes"} for name, values in BOTH.items()}
+    with pytest.raises(UserError, match=r"lacks what a sweep has \(ValueError: found compiled='yes'"):
+        read(tmp_path, [row(["batch.micro_batch_size=8"], found, 8)])
 
 
 def test_overrides_of_the_command_count(tmp_path: Path) -> None:
@@ -68,6 +80,19 @@ def test_a_recipe_that_has_changed_is_left_out(tmp_path: Path) -> None:
     found = read(tmp_path, [changed])
     assert found.points == ()
     assert found.left_out[0].startswith("1 left out: 'real_1p3b', or what a recipe holds, has changed since")
+
+
+def test_a_recipe_is_the_same_where_its_files_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = "languages.de.dictionaries=[{path: $PREALIGN_TEST/en-de.txt}]"
+    given = ["data.dir=$PREALIGN_TEST/data", "languages.de.text.files=[$PREALIGN_TEST/*.txt]", texts]
+    given += ["evaluation.parallel={de: $PREALIGN_TEST/de.tsv}", "run_dir=$PREALIGN_TEST/run"]
+    monkeypatch.setenv("PREALIGN_TEST", "/scratch/of/the/cards")
+    values = row(["batch.micro_batch_size=8", *given], BOTH, 8)
+    values["recipe"] = recipe_digest(load_recipe("real_1p3b", values["overrides"]))
+    monkeypatch.setenv("PREALIGN_TEST", "/home/of/a/laptop")
+    assert len(read(tmp_path, [values]).points) == 1
+    values["overrides"] += ["model.layers=12"]
+    assert read(tmp_path, [values]).points == ()
 
 
 @pytest.mark.parametrize(
