@@ -30,7 +30,7 @@ from prealign.config.loading import validate
 from prealign.config.paths import path_argument
 from prealign.config.stage import STAGES, stage_of
 from prealign.errors import UserError, run
-from prealign.files import digest, write_atomically
+from prealign.files import write_atomically
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
 
 def sweep_over(arguments: argparse.Namespace) -> None:
     """Measure a grid of recipes and print it as a table, the best first."""
-    from prealign.planning.sweeps import MEASURED
+    from prealign.planning.sweeps import MEASURED, recipe_digest
     from prealign.suites.benchmark_sweep import Axis, Point, Record, combinations, sweep
     from prealign.suites.launching import Processes
 
@@ -101,7 +101,7 @@ def sweep_over(arguments: argparse.Namespace) -> None:
     for overrides in combinations([Axis.parse(text) for text in arguments.sweep]):
         try:
             recipe = load_recipe(arguments.config, [*arguments.overrides, *overrides])
-            points.append(Point(overrides, digest(recipe.model_dump(mode="json"))))
+            points.append(Point(overrides, recipe_digest(recipe)))
         except UserError as error:
             points.append(Point(overrides, None, str(error)))
     if all(point.recipe is None for point in points):
