@@ -113,7 +113,7 @@ class _Files:
             except FileNotFoundError:
                 raise UserError(f"{path}: no such file, though {_INDEX} names it; download it again") from None
             except (OSError, SafetensorError) as error:
-                raise UserError(f"{path}: cannot be read ({error}); download it again") from None
+                raise UserError(f"{path}: cannot be read ({error}); remove it and download it again") from None
 
     def _add(self, name: str, path: Path, shape: list[int], dtype: str) -> None:
         if name.endswith(_BUFFERS):
@@ -157,7 +157,7 @@ class _Files:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(self._own(name)).to(torch.float32)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); download it again") from None
+            raise UserError(f"{path}: cannot be read ({error}); remove it and download it again") from None
 
 
 def _paths(folder: Path) -> list[Path]:

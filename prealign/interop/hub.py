@@ -22,8 +22,12 @@ def download(source: str) -> tuple[Path, str]:
     if Path(source).is_dir():
         return Path(source), str(Path(source).resolve())
     if not _ID.fullmatch(source):
-        raise UserError(f"hf:{source}: no such folder; expected one with config.json and model.safetensors")
+        raise UserError(
+            f"hf:{source}: no such folder; expected one with config.json and model.safetensors, or a model of the hub, "
+            f"OWNER/NAME or OWNER/NAME@REVISION"
+        )
     name, _, revision = source.partition("@")
+    huggingface_hub.logging.set_verbosity_error()  # a line for every time that it asks again
     try:
         path = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=_FILES)
     except GatedRepoError:
@@ -40,7 +44,14 @@ def download(source: str) -> tuple[Path, str]:
             f"hf:{source}: no such folder, and it cannot be had from the hub: {reason}; mend the name, or import it "
             f"where the hub can be reached"
         ) from None
-    return Path(path), f"{name}@{Path(path).name}"
+    folder = Path(path)
+    for pattern in ("config.json", "model*.safetensors"):
+        if not any(folder.glob(pattern)):
+            raise UserError(
+                f"hf:{source}: its repository has no {pattern}; expected a checkpoint in safetensors, as transformers "
+                f"saves them"
+            )
+    return folder, f"{name}@{folder.name}"
 
 
 def checkpoint_folder(source: str) -> Path:

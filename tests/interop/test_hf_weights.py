@@ -220,7 +220,7 @@ BAD = [
     (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: cannot be read"),
     (lambda folder: (folder / "model.safetensors").unlink(), r"found no model\.safetensors and no "),
     (as_pickle, r"found pytorch_model\.bin and no model\.safetensors; convert it: python -c \"from transformers"),
-    (break_off, r"model\.safetensors: cannot be read \(.*\); download it again"),
+    (break_off, r"model\.safetensors: cannot be read \(.*\); remove it and download it again"),
     (without("model.layers.1.mlp.up_proj.weight"), r"found no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'; "),
     (without("lm_head.weight"), r"found no tensor 'lm_head\.weight'"),
     (

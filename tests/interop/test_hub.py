@@ -21,6 +21,8 @@ from tests.processes import ROOT
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 NAME = "someone/small-llama"
+CUT = "someone/cut"
+"""A model whose answers break off."""
 
 
 class Hub:
@@ -70,6 +72,8 @@ class Hub:
                 for each in files
             ]
             return 200, {}, json.dumps(listed).encode()
+        if path.endswith(f"{CUT}/revision/main"):
+            return 200, {"Content-Length": "1000"}, b"{"  # and then nothing more
         file = folder / path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
         if path.startswith(f"/{NAME}/resolve/{COMMIT}/") and file.is_file():
             body = file.read_bytes()
@@ -148,6 +152,23 @@ def test_what_the_hub_refuses(hub: Hub, source: str, message: str) -> None:
     assert done.stderr.startswith(f"error: hf:{source}: ")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("endpoint", [None, "notaurl"])
+def test_an_answer_that_breaks_off(hub: Hub, endpoint: str | None) -> None:
+    if endpoint is not None:
+        hub.environment["HF_ENDPOINT"] = endpoint
+    done = hub.run("launchers/import_hf.py", CUT)
+    assert done.returncode == 2, done.stderr
+    assert f"hf:{CUT}: no such folder, and it cannot be had from the hub: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_repository_without_a_checkpoint(hub: Hub, tmp_path: Path, name: str) -> None:
+    (tmp_path / "stock" / name).unlink()
+    done = hub.run("launchers/import_hf.py", NAME)
+    assert done.returncode == 2
+    assert f"hf:{NAME}: its repository has no {name.replace('model.', 'model*.')}; expected" in done.stderr
 
 
 def test_no_network(hub: Hub) -> None:

@@ -150,3 +150,9 @@ def test_the_cpu() -> None:
         assert name == f"scaled_dot_product_attention ({torch_choice(CONFIG, torch.float32, cpu)})"
         resetting = CONFIG.model_copy(update={"reset_at_document": True})
         assert attention_name(resetting, torch.float32, cpu) == "scaled_dot_product_attention, with masks"
+
+
+def test_a_torch_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is for people; a run starts without it."""
+    monkeypatch.delattr(torch, "_fused_sdp_choice")
+    assert torch_choice(CONFIG, torch.float32, torch.device("cpu")) == "torch's choice"
