@@ -11,8 +11,10 @@ How it counts, and how far it has been off: prealign/planning/README.md.
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -68,7 +70,10 @@ def main() -> None:
         if arguments.plot is not None:
             from prealign.reports.sweeps import draw_sweep  # imports matplotlib
 
-            draw_sweep(rows, arguments.plot)
+            try:
+                draw_sweep(rows, arguments.plot)
+            except OSError as error:
+                raise not_written("--plot", arguments.plot, error) from None
             console.print(f"wrote {arguments.plot}")
         return
     cluster = cluster_of(arguments, arguments.gpus)
@@ -98,7 +103,19 @@ def main() -> None:
         values: dict[str, object] = {name: record(plan) for name, plan in plans.items() if isinstance(plan, RunCost)}
         if beside:
             values["measured"] = comparison_record(beside)
-        write_atomically(arguments.json, json.dumps({"rates": rates.source} | values, indent=1) + "\n")
+        write_plan(arguments.json, {"rates": rates.source} | values)
+
+
+def write_plan(path: Path, values: dict[str, object]) -> None:
+    """Raises `UserError`."""
+    try:
+        write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise not_written("--json", path, error) from None
+
+
+def not_written(option: str, path: Path, error: OSError) -> UserError:
+    return UserError(f"{option}: '{path}' cannot be written: {error.strerror}; choose another place")
 
 
 def parsed() -> argparse.Namespace:
@@ -131,10 +148,31 @@ def parsed() -> argparse.Namespace:
     arguments = parser.parse_intermixed_args()
     if arguments.plot is not None and not arguments.sweep:
         raise UserError("--plot: found no --sweep; expected both, as the figure is of a sweep")
-    for path in (arguments.plot, arguments.json):
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"'{path}' cannot be written: found no folder '{path.parent}'; make it, or choose another")
+    if arguments.json is not None and arguments.sweep:
+        raise UserError("--json: found --sweep beside it; expected one of them, as a file holds one plan (see --plot)")
+    for option, path in (("--plot", arguments.plot), ("--json", arguments.json)):
+        if path is not None:
+            expect_place(option, path)
     return arguments
+
+
+def expect_place(option: str, path: Path) -> None:
+    """Raises `UserError` where no file of that name can be made, or would take the place of something else, such as a
+    folder or a device."""
+    folder = path.parent
+    try:
+        found = path.is_symlink() or path.exists()
+        if not folder.is_dir():
+            reason = f"found no folder '{folder}'; make it, or choose another"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            reason = f"no file can be made in '{folder}'; choose another folder"
+        elif found and not path.is_file():
+            reason = "it is there and no file; choose a file, or a new name"
+        else:
+            return
+    except OSError as error:
+        reason = f"{error.strerror}; choose another place"
+    raise UserError(f"{option}: '{path}' cannot be written: {reason}")
 
 
 def rate(text: str) -> float:

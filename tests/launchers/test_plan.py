@@ -104,6 +104,12 @@ def test_a_real_sweep(tmp_path: Path) -> None:
         (["--price", "free"], "found 'free'; expected a number above 0"),
         (["--plot", "x.svg"], "--plot: found no --sweep"),
         (["--json", "/nowhere/plan.json"], "found no folder '/nowhere'"),
+        (["--json", "configs"], "--json: 'configs' cannot be written: it is there and no file"),
+        (["--json", "/dev/null"], "--json: '/dev/null' cannot be written"),
+        (["--json", "x" * 252], "cannot be written: File name too long"),  # with what a partial file is called
+        (["--json", "x" * 300], "cannot be written (File name too long"),
+        (["--sweep", "--plot", "configs"], "--plot: 'configs' cannot be written"),
+        (["--sweep", "--json", "plan.json"], "--json: found --sweep beside it"),
         (["--measured", "README.md"], "README.md is not JSON"),
         (["--gpus", "6", "parallel.tensor_parallel_size=4"], "does not start: parallel: found tensor_parallel_size=4"),
         (["align.coverage=3", "align.words_per_step=null"], "align.coverage: found 3"),
@@ -113,6 +119,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     code, out, error = plan("--config", "real_1p3b", *arguments)
     assert message in out + error
     assert "Traceback" not in error
+    assert len(error.splitlines()) <= 1 or error.startswith("usage")
     assert code == (0 if "does not start" in message else 2)
 
 
