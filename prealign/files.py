@@ -41,7 +41,7 @@ def write_atomically(path: Path, content: str) -> None:
 
 
 def json_rows(text: str) -> list[dict[str, Any]]:
-    """The objects of JSON lines; a line that is none, as a killed process leaves it or too deep to read, is left out."""
+    """The objects of JSON lines; a line that is none, as a killed process leaves it or too deep to read, is not."""
     rows = []
     for line in text.splitlines():
         try:

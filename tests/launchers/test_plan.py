@@ -1,6 +1,7 @@
 """`launchers/plan.py` as a user starts it."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -105,7 +106,6 @@ def test_a_real_sweep(tmp_path: Path) -> None:
         (["--plot", "x.svg"], "--plot: found no --sweep"),
         (["--json", "/nowhere/plan.json"], "found no folder '/nowhere'"),
         (["--json", "configs"], "--json: 'configs' cannot be written: it is there and no file"),
-        (["--json", "/dev/null"], "--json: '/dev/null' cannot be written"),
         (["--json", "x" * 252], "cannot be written: File name too long"),  # with what a partial file is called
         (["--json", "x" * 300], "cannot be written (File name too long"),
         (["--sweep", "--plot", "configs"], "--plot: 'configs' cannot be written"),
@@ -121,6 +121,16 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     assert "Traceback" not in error
     assert len(error.splitlines()) <= 1 or error.startswith("usage")
     assert code == (0 if "does not start" in message else 2)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    code, out, error = plan("--config", "real_1p3b", "--json", str(path))
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: --json: '{path}' cannot be written")
+    assert path.is_fifo()
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_recipe_that_does_not_start_gets_a_layout() -> None:
