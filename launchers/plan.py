@@ -40,7 +40,7 @@ from prealign.planning.facts import Facts, same_work
 from prealign.planning.layout import TOKENS_PER_WORD, Layout, Workload
 from prealign.planning.planner import Recommendation, layout_words, limits, recommend
 from prealign.planning.rates import Rates, rates_of
-from prealign.planning.sweeps import Sweep, read_sweep, sweep_rows
+from prealign.planning.sweeps import Sweep, is_sweep, points_of, read_sweep
 from prealign.planning.tables import Table, fit_words, memory_table, record, sweep_table, time_table, totals
 from prealign.training.plan import Account, plan_of
 
@@ -55,10 +55,10 @@ def main() -> None:
     arguments = parsed()
     recipe = load_recipe(arguments.config, arguments.overrides)
     sheet = data_sheet(arguments.device)
-    files = arguments.measured or []
-    sweeps = [read_sweep(path, sheet, arguments.tokens_per_word) for path in files if sweep_rows(path)]
-    facts = Facts(tuple(point for found in sweeps for point in found.points))
-    records = [path for path in files if not sweep_rows(path)]
+    files = list({os.path.realpath(path): path for path in arguments.measured or []}.values())
+    sweeps = [read_sweep(path, sheet, arguments.tokens_per_word) for path in files if is_sweep(path)]
+    facts = Facts(points_of(sweeps))
+    records = [path for path in files if not is_sweep(path)]
     rates = rates_of(sheet, records or None)
     console = Console(highlight=False, markup=False, soft_wrap=True, width=_WIDEST)
     beside = list(compared(facts.points, partial(cluster_of, arguments), rates))

@@ -93,7 +93,7 @@ def rates_of(device: DataSheet, measured: list[Path] | None = None) -> Rates:
                     f"--measured: {path} has the keys {sorted(record)[:8]}; expected a record of "
                     f"prealign.kernels.benchmarks.ceilings, launchers/benchmark.py or prealign.kernels.benchmarks"
                 )
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
             raise UserError(
                 f"--measured: {path} lacks what such a record has ({type(error).__name__}: {error}); measure it again"
             ) from None
@@ -120,11 +120,14 @@ def committed_records(device: DataSheet) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--measured: {path} cannot be read ({error.strerror}); expected a JSON record") from None
-    except ValueError:
-        raise UserError(f"--measured: {path} is not JSON; expected the record of a benchmark") from None
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"--measured: {path} is not JSON, nor is a line of it a whole row of a sweep; expected the record of a "
+            f"benchmark, or the file of its --sweep"
+        ) from None
     if not isinstance(record, dict):
         raise UserError(f"--measured: {path} holds a list or a value; expected the record of a benchmark")
     return record
