@@ -48,6 +48,8 @@ SIZES = {"150M": "150m", "400M": "400m", "1.3B": "1p3b", "2.7B": "2p7b", "6.7B":
 """Models of a sweep: name -> recipe ``real_...`` whose shape takes the place of the recipe's."""
 _WIDEST = 200
 """Columns that a table may take, whatever the terminal has."""
+_MOST = 10**6
+"""Cards that a plan may have."""
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -150,6 +152,9 @@ def parsed() -> argparse.Namespace:
         raise UserError("--plot: found no --sweep; expected both, as the figure is of a sweep")
     if arguments.json is not None and arguments.sweep:
         raise UserError("--json: found --sweep beside it; expected one of them, as a file holds one plan (see --plot)")
+    for option, cards in (("--gpus", arguments.gpus), ("--gpus-per-node", arguments.gpus_per_node)):
+        if cards is not None and cards > _MOST:
+            raise UserError(f"{option}: found a number of {len(str(cards))} digits; expected at most {_MOST}")
     for option, path in (("--plot", arguments.plot), ("--json", arguments.json)):
         if path is not None:
             expect_place(option, path)
@@ -176,13 +181,13 @@ def expect_place(option: str, path: Path) -> None:
 
 
 def rate(text: str) -> float:
-    """For `argparse`: a number above 0."""
+    """For `argparse`: a number above 0, in a range whose products are finite."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found '{text}'; expected a number above 0")
+    if not 1e-9 <= value <= 1e12:
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected a number above 0, from 1e-9 to 1e12")
     return value
 
 

@@ -2,7 +2,8 @@
 its own."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,25 @@ def rates_of(device: DataSheet, measured: list[Path] | None = None) -> Rates:
             ) from None
     if len(pairs) >= 2:
         rates = _of_infonce(rates, sorted(pairs))
+    _expect_rates(rates, paths)
     if not paths:
         return rates
     missing = [] if len(pairs) >= 2 else ["alignment loss"]
     names = ", ".join(path.name if measured is not None else f"{path.parent.name}/{path.name}" for path in paths)
     note = f"measured ({names})" + (f"; {', '.join(missing)} from the data sheet" if missing else "")
     return replace(rates, source=(note, "links from the data sheet"))
+
+
+def _expect_rates(rates: Rates, paths: Sequence[Path]) -> None:
+    """Raises `UserError` for what no card reaches: not finite, or out of all ranges."""
+    for key, value in asdict(rates).items():
+        least, most = (0.0, 1e6) if key.endswith("_layer") else (1e3, 1e24)
+        if key != "source" and not least <= value <= most:
+            names = ", ".join(map(str, paths))
+            raise UserError(
+                f"--measured: {names}: {key}: found {value:g}; expected a number from {least:g} to {most:g}; "
+                f"measure it again"
+            )
 
 
 def committed_records(device: DataSheet) -> list[Path]:
