@@ -11,8 +11,10 @@ How it counts, and how far it has been off: prealign/planning/README.md.
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -38,7 +40,7 @@ from prealign.planning.facts import Facts, same_work
 from prealign.planning.layout import TOKENS_PER_WORD, Layout, Workload
 from prealign.planning.planner import Recommendation, layout_words, limits, recommend
 from prealign.planning.rates import Rates, rates_of
-from prealign.planning.sweeps import Sweep, read_sweep, sweep_rows
+from prealign.planning.sweeps import Sweep, is_sweep, points_of, read_sweep
 from prealign.planning.tables import Table, fit_words, memory_table, record, sweep_table, time_table, totals
 from prealign.training.plan import Account, plan_of
 
@@ -46,6 +48,8 @@ SIZES = {"150M": "150m", "400M": "400m", "1.3B": "1p3b", "2.7B": "2p7b", "6.7B":
 """Models of a sweep: name -> recipe ``real_...`` whose shape takes the place of the recipe's."""
 _WIDEST = 200
 """Columns that a table may take, whatever the terminal has."""
+_MOST = 10**6
+"""Cards that a plan may have."""
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -53,10 +57,10 @@ def main() -> None:
     arguments = parsed()
     recipe = load_recipe(arguments.config, arguments.overrides)
     sheet = data_sheet(arguments.device)
-    files = arguments.measured or []
-    sweeps = [read_sweep(path, sheet, arguments.tokens_per_word) for path in files if sweep_rows(path)]
-    facts = Facts(tuple(point for found in sweeps for point in found.points))
-    records = [path for path in files if not sweep_rows(path)]
+    files = list({os.path.realpath(path): path for path in arguments.measured or []}.values())
+    sweeps = [read_sweep(path, sheet, arguments.tokens_per_word) for path in files if is_sweep(path)]
+    facts = Facts(points_of(sweeps))
+    records = [path for path in files if not is_sweep(path)]
     rates = rates_of(sheet, records or None)
     console = Console(highlight=False, markup=False, soft_wrap=True, width=_WIDEST)
     beside = list(compared(facts.points, partial(cluster_of, arguments), rates))
@@ -68,7 +72,10 @@ def main() -> None:
         if arguments.plot is not None:
             from prealign.reports.sweeps import draw_sweep  # imports matplotlib
 
-            draw_sweep(rows, arguments.plot)
+            try:
+                draw_sweep(rows, arguments.plot)
+            except OSError as error:
+                raise not_written("--plot", arguments.plot, error) from None
             console.print(f"wrote {arguments.plot}")
         return
     cluster = cluster_of(arguments, arguments.gpus)
@@ -98,7 +105,19 @@ def main() -> None:
         values: dict[str, object] = {name: record(plan) for name, plan in plans.items() if isinstance(plan, RunCost)}
         if beside:
             values["measured"] = comparison_record(beside)
-        write_atomically(arguments.json, json.dumps({"rates": rates.source} | values, indent=1) + "\n")
+        write_plan(arguments.json, {"rates": rates.source} | values)
+
+
+def write_plan(path: Path, values: dict[str, object]) -> None:
+    """Raises `UserError`."""
+    try:
+        write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise not_written("--json", path, error) from None
+
+
+def not_written(option: str, path: Path, error: OSError) -> UserError:
+    return UserError(f"{option}: '{path}' cannot be written: {error.strerror}; choose another place")
 
 
 def parsed() -> argparse.Namespace:
@@ -131,20 +150,44 @@ def parsed() -> argparse.Namespace:
     arguments = parser.parse_intermixed_args()
     if arguments.plot is not None and not arguments.sweep:
         raise UserError("--plot: found no --sweep; expected both, as the figure is of a sweep")
-    for path in (arguments.plot, arguments.json):
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"'{path}' cannot be written: found no folder '{path.parent}'; make it, or choose another")
+    if arguments.json is not None and arguments.sweep:
+        raise UserError("--json: found --sweep beside it; expected one of them, as a file holds one plan (see --plot)")
+    for option, cards in (("--gpus", arguments.gpus), ("--gpus-per-node", arguments.gpus_per_node)):
+        if cards is not None and cards > _MOST:
+            raise UserError(f"{option}: found a number of {len(str(cards))} digits; expected at most {_MOST}")
+    for option, path in (("--plot", arguments.plot), ("--json", arguments.json)):
+        if path is not None:
+            expect_place(option, path)
     return arguments
 
 
+def expect_place(option: str, path: Path) -> None:
+    """Raises `UserError` where no file of that name can be made, or would take the place of something else, such as a
+    folder or a device."""
+    folder = path.parent
+    try:
+        found = path.is_symlink() or path.exists()
+        if not folder.is_dir():
+            reason = f"found no folder '{folder}'; make it, or choose another"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            reason = f"no file can be made in '{folder}'; choose another folder"
+        elif found and not path.is_file():
+            reason = "it is there and no file; choose a file, or a new name"
+        else:
+            return
+    except OSError as error:
+        reason = f"{error.strerror}; choose another place"
+    raise UserError(f"{option}: '{path}' cannot be written: {reason}")
+
+
 def rate(text: str) -> float:
-    """For `argparse`: a number above 0."""
+    """For `argparse`: a number above 0, in a range whose products are finite."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found '{text}'; expected a number above 0")
+    if not 1e-9 <= value <= 1e12:
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected a number above 0, from 1e-9 to 1e12")
     return value
 
 

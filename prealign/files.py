@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,29 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write a small text file so that a reader sees the old content or the new, never a part."""
+    """Write a small text file so that a reader sees the old content or the new, never a part; where that fails, nothing
+    is left of it. Raises `OSError`."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    file = partial.open("w", encoding="utf-8")
+    try:
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def json_rows(text: str) -> list[dict[str, Any]]:
-    """The objects of JSON lines; a line that is none, as a killed process leaves it, is left out."""
+    """The objects of JSON lines; a line that is none, as a killed process leaves it or too deep to read, is not."""
     rows = []
     for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)

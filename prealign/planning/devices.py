@@ -105,11 +105,11 @@ def expect_device(device: DataSheet, found: str, path: Path) -> None:
     sizes = _SIZE.findall(found)
     others = {word.lower() for word in _words(_SIZE.sub(" ", found))} - {word.lower() for word in _words(device.name)}
     same = _listed_name(found) == device.name and others <= _WHOLE
-    if same and all(int(size) == round(device.memory / 1e9) for size in sizes):
+    if same and all(float(size) == round(device.memory / 1e9) for size in sizes):
         return
     other = "; there are no plans for a CPU" if found.endswith("(CPU)") else ", or another --device"
     raise UserError(
-        f"--measured: {path} is of '{found}'; expected a record of {device.name} with {device.memory / 1e9:.0f} GB"
+        f"--measured: {path} is of {found!r}; expected a record of {device.name} with {device.memory / 1e9:.0f} GB"
         f"{other}"
     )
 

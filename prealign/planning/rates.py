@@ -2,7 +2,8 @@
 its own."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,31 @@ def rates_of(device: DataSheet, measured: list[Path] | None = None) -> Rates:
                     f"--measured: {path} has the keys {sorted(record)[:8]}; expected a record of "
                     f"prealign.kernels.benchmarks.ceilings, launchers/benchmark.py or prealign.kernels.benchmarks"
                 )
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
             raise UserError(
                 f"--measured: {path} lacks what such a record has ({type(error).__name__}: {error}); measure it again"
             ) from None
     if len(pairs) >= 2:
         rates = _of_infonce(rates, sorted(pairs))
+    _expect_rates(rates, paths)
     if not paths:
         return rates
     missing = [] if len(pairs) >= 2 else ["alignment loss"]
     names = ", ".join(path.name if measured is not None else f"{path.parent.name}/{path.name}" for path in paths)
     note = f"measured ({names})" + (f"; {', '.join(missing)} from the data sheet" if missing else "")
     return replace(rates, source=(note, "links from the data sheet"))
+
+
+def _expect_rates(rates: Rates, paths: Sequence[Path]) -> None:
+    """Raises `UserError` for what no card reaches: not finite, or out of all ranges."""
+    for key, value in asdict(rates).items():
+        least, most = (0.0, 1e6) if key.endswith("_layer") else (1e3, 1e24)
+        if key != "source" and not least <= value <= most:
+            names = ", ".join(map(str, paths))
+            raise UserError(
+                f"--measured: {names}: {key}: found {value:g}; expected a number from {least:g} to {most:g}; "
+                f"measure it again"
+            )
 
 
 def committed_records(device: DataSheet) -> list[Path]:
@@ -120,11 +134,14 @@ def committed_records(device: DataSheet) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--measured: {path} cannot be read ({error.strerror}); expected a JSON record") from None
-    except ValueError:
-        raise UserError(f"--measured: {path} is not JSON; expected the record of a benchmark") from None
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"--measured: {path} is not JSON, nor is a line of it a whole row of a sweep; expected the record of a "
+            f"benchmark, or the file of its --sweep"
+        ) from None
     if not isinstance(record, dict):
         raise UserError(f"--measured: {path} holds a list or a value; expected the record of a benchmark")
     return record

@@ -1,6 +1,7 @@
 """`launchers/plan.py` as a user starts it."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -68,10 +69,27 @@ def test_a_measured_sweep_stands_beside_the_plan(tmp_path: Path) -> None:
     assert not recommended.startswith("ZeRO 1, tensor size 1, 32")
     beside = json.loads(out_path.read_text())["measured"]
     assert [row["seconds_per_step"]["measured"] for row in beside] == [1.6, 1.25, None, None]
+    code, twice, error = plan("--config", "real_1p3b", "--measured", str(path), "--measured", str(path))
+    assert code == 0, error
+    assert twice == out.replace(f"wrote {out_path}\n", "")
     out = plan("--config", "real_1p3b", "--gpus", "64", "--measured", str(path))[1]
     assert "0 of 2 measured points are of this run's steps on 64 GPUs" in out
     out = plan("--config", "real_1p3b", "--measured", str(path), "--sweep")[1]
     assert "1 of 2 steps within 15 % of time" in out
+
+
+def test_a_sweep_with_other_values_is_one_line(tmp_path: Path) -> None:
+    values = row(["batch.micro_batch_size=16"], {"align": stage(1.6, 16_384), "pretrain": stage(1.25)}, 16)
+    values["record"]["stages"]["align"]["mfu"] = float("nan")
+    path = write(tmp_path / "sweep.jsonl", [values])
+    code, out, error = plan("--config", "real_1p3b", "--measured", str(path))
+    assert (code, out) == (2, "")
+    message = "record.stages.align.mfu: found nan; expected a number from 0 to 1; measure it again"
+    assert error == f"error: --measured: {path}, row 1: {message}\n"
+    path.write_text(path.read_text()[:-9])
+    code, out, error = plan("--config", "real_1p3b", "--measured", str(path))
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: --measured: {path} is not JSON, nor is a line of it a whole row of a sweep")
 
 
 @pytest.mark.long
@@ -101,9 +119,16 @@ def test_a_real_sweep(tmp_path: Path) -> None:
         (["--device", "v100"], "--device: found 'v100'; expected one of a100"),
         (["--gpus", "12"], "--gpus: found 12 with 8 a node"),
         (["--gpus", "0"], "found '0'; expected a number above 0"),
+        (["--gpus", "1" + 400 * "0"], "--gpus: found a number of 401 digits; expected at most 1000000"),
+        (["--price", "1e308"], "found '1e308'; expected a number above 0"),
         (["--price", "free"], "found 'free'; expected a number above 0"),
         (["--plot", "x.svg"], "--plot: found no --sweep"),
         (["--json", "/nowhere/plan.json"], "found no folder '/nowhere'"),
+        (["--json", "configs"], "--json: 'configs' cannot be written: it is there and no file"),
+        (["--json", "x" * 252], "cannot be written: File name too long"),  # with what a partial file is called
+        (["--json", "x" * 300], "cannot be written (File name too long"),
+        (["--sweep", "--plot", "configs"], "--plot: 'configs' cannot be written"),
+        (["--sweep", "--json", "plan.json"], "--json: found --sweep beside it"),
         (["--measured", "README.md"], "README.md is not JSON"),
         (["--gpus", "6", "parallel.tensor_parallel_size=4"], "does not start: parallel: found tensor_parallel_size=4"),
         (["align.coverage=3", "align.words_per_step=null"], "align.coverage: found 3"),
@@ -113,7 +138,18 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     code, out, error = plan("--config", "real_1p3b", *arguments)
     assert message in out + error
     assert "Traceback" not in error
+    assert len(error.splitlines()) <= 1 or error.startswith("usage")
     assert code == (0 if "does not start" in message else 2)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    code, out, error = plan("--config", "real_1p3b", "--json", str(path))
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: --json: '{path}' cannot be written")
+    assert path.is_fifo()
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_recipe_that_does_not_start_gets_a_layout() -> None:

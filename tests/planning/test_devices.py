@@ -79,3 +79,12 @@ def test_parts_of_a_card_and_others_of_its_name(device: str, name: str) -> None:
     sheet = data_sheet(device)
     with pytest.raises(UserError, match=f"is of '{name}'; expected a record of {sheet.name} with"):
         expect_device(sheet, name, Path("sweep.jsonl"))
+
+
+def test_a_name_that_is_no_line_is_shown_as_one() -> None:
+    with pytest.raises(UserError) as error:
+        expect_device(data_sheet("h100"), "NVIDIA\n\x1b[31mH100", Path("sweep.jsonl"))
+    assert str(error.value).isprintable()
+    assert r"is of 'NVIDIA\n\x1b[31mH100'; expected" in str(error.value)
+    with pytest.raises(UserError, match="expected a record of H100"):
+        expect_device(data_sheet("h100"), f"NVIDIA H100 {'9' * 5000}GB", Path("sweep.jsonl"))

@@ -58,6 +58,10 @@ def test_a_record_takes_the_place_of_the_sheet(tmp_path: Path) -> None:
         (json.dumps(CEILINGS | {"device": "NVIDIA H200"}), "is of 'NVIDIA H200'; expected (one|a record) of A100"),
         (json.dumps({"device": "NVIDIA A100", "loss": 1}), "has the keys"),
         (json.dumps(CEILINGS | {"product_tflops": {}}), "lacks what such a record has"),
+        (json.dumps(CEILINGS | {"copy_gb_s": 10**400}), "lacks what such a record has"),
+        (json.dumps(CEILINGS | {"copy_gb_s": 0}), "record.json: copy: found 0; expected a number from 1000 to 1e"),
+        (json.dumps(CEILINGS | {"attention_tflops": {"default": float("nan")}}), "attention: found nan; expected"),
+        ("[" * 200_000, "is not JSON"),
         (None, "cannot be read"),
     ],
 )

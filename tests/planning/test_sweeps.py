@@ -9,7 +9,7 @@ import pytest
 from prealign.config import load_recipe
 from prealign.errors import UserError
 from prealign.planning.devices import data_sheet
-from prealign.planning.sweeps import Sweep, read_sweep, recipe_digest, sweep_rows
+from prealign.planning.sweeps import Sweep, is_sweep, points_of, read_sweep, recipe_digest
 from tests.planning.sweep_files import OOM, command, row, stage, write
 
 BOTH = {"align": stage(1.5, 16_384, 50.0), "pretrain": stage(1.2)}
@@ -36,7 +36,7 @@ def test_a_stage_is_compiled_as_its_record_says(tmp_path: Path) -> None:
     (point,) = read(tmp_path, [row(["batch.micro_batch_size=8"], BOTH, 8)]).points
     assert point.stages[1].layout.compile == "auto"  # of a record of before
     found = {name: values | {"compiled": "yes"} for name, values in BOTH.items()}
-    with pytest.raises(UserError, match=r"lacks what a sweep has \(ValueError: found compiled='yes'"):
+    with pytest.raises(UserError, match=r"row 1: record.stages.align.compiled: found 'yes'; expected true, false"):
         read(tmp_path, [row(["batch.micro_batch_size=8"], found, 8)])
 
 
@@ -117,18 +117,94 @@ def test_sweeps_of_other_devices(device: str, found: str, message: str, tmp_path
         read(tmp_path, [row(["batch.micro_batch_size=8"], BOTH, 8, device=found)], device)
 
 
-@pytest.mark.parametrize("key", ["command", "record", "overrides"])
-def test_rows_that_lack_something(key: str, tmp_path: Path) -> None:
-    values = row(["batch.micro_batch_size=8"], BOTH, 8)
-    with pytest.raises(UserError, match="lacks what a sweep has"):
-        read(tmp_path, [values | {key: None if key == "overrides" else {} if key == "record" else "python"}])
+HUGE = 10**400
+WRONG_NUMBERS: list[Any] = ["fast", [1], {}, True, HUGE, -1, float("inf"), float("nan")]
 
 
-@pytest.mark.parametrize("changes", [{"ranks": 0}, {"micro_batch_size": 0}, {"global_batch_size": -8}])
-def test_sizes_that_are_none(changes: dict[str, int], tmp_path: Path) -> None:
-    values = row(["batch.micro_batch_size=8"], BOTH, 8)
-    with pytest.raises(UserError, match=r"lacks what a sweep has .*where a number above 0 stands"):
-        read(tmp_path, [values | {"record": values["record"] | changes}])
+def refused(path: Path, values: dict[str, Any], key: str) -> None:
+    """In one line that names file, row and key."""
+    good = row(["batch.micro_batch_size=8"], BOTH, 8)
+    with pytest.raises(UserError) as error:
+        read(path, [good, values | {"overrides": values.get("overrides", [])}])
+    message = str(error.value)
+    assert message.startswith(f"--measured: {path / 'sweep.jsonl'}, row 2: {key}: found ")
+    assert "; expected " in message
+    assert message.isprintable()
+    assert len(message) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[(key, value) for key in ("recipe", "command", "outcome") for value in ([], {}, ["x"], {"a": [1]}, 1, None)],
+        *[("overrides", value) for value in (None, "a=1", {}, [1], [["a=1"]], ["a=\x1b[31m"], ["a=\ud800"])],
+        *[("record", value) for value in (None, [], "x", 1)],
+        ("command", "python"),
+        ("command", "benchmark.py"),
+        ("command", "benchmark.py --config"),
+        ("command", "benchmark.py --config real_1p3b --accumulation"),
+        ("command", f"{command()} --stage"[: len(command()) - 2]),
+        ("command", command("--bogus")),
+        ("command", command().replace("real_1p3b", "\x1b[31m")),
+        *[
+            ("command", command().replace("accumulation 4", f"accumulation {n}"))
+            for n in ("-3", "x", "1e3", "9" * 5000)
+        ],
+    ],
+)
+def test_rows_with_other_values(key: str, value: Any, tmp_path: Path) -> None:
+    refused(tmp_path, row(["batch.micro_batch_size=16"], BOTH, 16) | {key: value}, key)
+
+
+@pytest.mark.parametrize("key", ["ranks", "micro_batch_size", "global_batch_size"])
+@pytest.mark.parametrize("value", [*WRONG_NUMBERS, None, 0, 1.5, 1e308])
+def test_sizes_that_are_none(key: str, value: Any, tmp_path: Path) -> None:
+    values = row(["batch.micro_batch_size=16"], BOTH, 16)
+    refused(tmp_path, values | {"record": values["record"] | {key: value}}, f"record.{key}")
+
+
+@pytest.mark.parametrize("key", ["seconds_per_step", "peak_memory_gb", "words_per_step", "mfu"])
+@pytest.mark.parametrize("value", [*WRONG_NUMBERS, 1e308])
+def test_figures_that_are_none(key: str, value: Any, tmp_path: Path) -> None:
+    found = BOTH | {"pretrain": BOTH["pretrain"] | {key: value}}
+    refused(tmp_path, row(["batch.micro_batch_size=16"], found, 16), f"record.stages.pretrain.{key}")
+
+
+def test_a_stage_that_its_record_lacks(tmp_path: Path) -> None:
+    refused(tmp_path, row(["batch.micro_batch_size=16"], {"align": BOTH["align"]}, 16), "record.stages.pretrain")
+
+
+def test_a_point_that_makes_no_recipe(tmp_path: Path) -> None:
+    values = row(["batch.micro_batch_size=8"], "failed: batch: found 8", 8) | {"recipe": None}
+    assert read(tmp_path, [values]).left_out == ("nothing of it was measured",)
+
+
+def test_an_mfu_that_nobody_knows(tmp_path: Path) -> None:
+    found = {name: values | {"mfu": None} for name, values in BOTH.items()}
+    (point,) = read(tmp_path, [row(["batch.micro_batch_size=8"], found, 8)]).points
+    assert point.stages[0].mfu is None
+
+
+def test_points_of_several_files_count_once(tmp_path: Path) -> None:
+    rows = [row(["batch.micro_batch_size=8"], BOTH, 8), row(["batch.micro_batch_size=32"], OOM, 32)]
+    again = {"align": stage(1.6, 16_384), "pretrain": stage(1.3)}
+    sweeps = [read(tmp_path, rows), read(tmp_path, rows), read(tmp_path, [row(rows[0]["overrides"], again, 8)])]
+    points = points_of(sweeps)
+    assert [point.stages[0].seconds for point in points] == [1.5, 1.6, None]
+
+
+def test_a_file_with_a_mark_of_its_order_of_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "sweep.jsonl", [row(["batch.micro_batch_size=8"], BOTH, 8)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert is_sweep(path)
+    assert len(read_sweep(path, data_sheet("h100"), 2.5).points) == 1
+
+
+def test_lines_that_are_cut_or_too_deep_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "sweep.jsonl", [row(["batch.micro_batch_size=8"], BOTH, 8)])
+    whole = path.read_text()
+    path.write_text(whole[40:] + "[" * 200_000 + "\n" + whole + whole[:40])
+    assert len(read_sweep(path, data_sheet("h100"), 2.5).points) == 1
 
 
 def test_a_sweep_of_which_nothing_was_measured(tmp_path: Path) -> None:
@@ -140,5 +216,5 @@ def test_a_sweep_of_which_nothing_was_measured(tmp_path: Path) -> None:
 def test_what_is_no_sweep(tmp_path: Path) -> None:
     for name, content in {"a": json.dumps({"device": "x"}), "b": "words", "c": ""}.items():
         (tmp_path / name).write_text(content)
-        assert sweep_rows(tmp_path / name) == []
-    assert sweep_rows(tmp_path / "none") == []
+        assert not is_sweep(tmp_path / name)
+    assert not is_sweep(tmp_path / "none")
