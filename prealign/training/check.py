@@ -39,7 +39,8 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     _say_vocabulary(recipe, say)
     for name in recipe.stages:
         _say_step(stage_of(recipe, name, groups), recipe, groups, ranks, say)
-    check_same_run(recipe, coverage)
+    if (replaced := check_same_run(recipe, coverage)) is not None:
+        say(replaced)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
     if recipe.model.imported_from is not None and recipe.pretrain.init_from is None:

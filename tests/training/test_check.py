@@ -22,6 +22,11 @@ def test_the_run_that_is_there_is_of_the_same_recipe(data_dir: Path, tmp_path: P
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text(dump_recipe(recipe))
     check(recipe, data, 1, said.append)
+    before = len(said)
+    check(other, data, 1, said.append)
+    assert "of another recipe, of which nothing was trained; this one replaces it" in "\n".join(said[before:])
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == dump_recipe(recipe)
+    (tmp_path / "run" / "align" / "checkpoints" / "step-2").mkdir(parents=True)
     with pytest.raises(UserError, match=r"recipe\.yaml: the run there has seed=1; the recipe has seed=2"):
         check(other, data, 1, said.append)
 
