@@ -52,3 +52,13 @@ def test_tensor_ranks_with_unfilled_tiles(data_dir: Path) -> None:
     assert note.startswith("note: each of 2 tensor ranks holds 608 rows of the vocabulary, no multiple of 128, ")
     assert note.endswith("model.vocab_multiple=256 fills them, in a new run")
     assert notes(2, 256) == notes(1, 64) == []
+
+
+def test_the_cards_of_fp8_are_not_looked_at(data_dir: Path) -> None:
+    """The check may run on a machine without them; it says so."""
+    for precision, expected in (("fp8", 1), ("bf16", 0)):
+        recipe = tiny_recipe(data_dir, parallel={"precision": precision})
+        said: list[str] = []
+        check(recipe, open_data(recipe), 1, said.append)
+        notes = [line for line in said if line.startswith("note: parallel.precision=fp8: cards and torchao were not")]
+        assert len(notes) == expected
