@@ -8,7 +8,8 @@
 Suites are `configs/suites/NAME.yaml`, or files of your own. Runs that several rows or suites need are trained once;
 what is finished is skipped, what was interrupted goes on from its checkpoint. Results: RESULTS/SCALE/RUN.json and a
 page beside them. SIGTERM, SIGUSR1 and SIGINT stop the current run with a checkpoint, and this program with exit code
-75; a run that failed leaves the others alone and ends in exit code 1.
+75; a run that failed leaves the others alone and ends in exit code 1. Where nothing can be prepared, for want of text
+or dictionaries, nothing starts: exit code 2.
 """
 
 from pathlib import Path

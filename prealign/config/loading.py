@@ -161,7 +161,7 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
-_BRANCH = re.compile(r"literal\[|constrained-(?:float|int|str)$|(?:float|int)$")
+_BRANCH = re.compile(r"literal\[|list\[|constrained-(?:float|int|str)$|(?:float|int|bool)$")
 """What validation calls the branches of a union, behind the key."""
 
 _READ_AS = {
@@ -178,9 +178,11 @@ def _explain(error: ValidationError, origin: str) -> str:
     """The first problem of a validation, in one line."""
     problems = error.errors(include_url=False)
     first = problems[0]
+    alternatives = _alternatives(problems)
     location = tuple(part for part in first["loc"] if not _BRANCH.match(str(part)))
     key = ".".join(str(part) for part in location) or "recipe"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    others = len({_place(problem) for problem in problems}) - 1
+    more = f" (and {others} more)" if others else ""
     if first["type"] == "extra_forbidden":
         siblings = _fields_at(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), siblings, n=1, cutoff=0.5)
@@ -191,7 +193,7 @@ def _explain(error: ValidationError, origin: str) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{origin}: {key}: {message}{more}" if location else f"{origin}: {message}{more}"
-    expected = message[0].lower() + message[1:]
+    expected = " or ".join(alternatives) or message[0].lower() + message[1:]
     hint = ""
     if location[-1:] == ("[key]",):
         key = ".".join(str(part) for part in location[:-1])
@@ -199,6 +201,45 @@ def _explain(error: ValidationError, origin: str) -> str:
         written = f"write '{first['input']}'" if first["input"] is not None else "give a value"
         hint = f"; YAML reads it as {kind} where it is not quoted: {written}"
     return f"{origin}: {key}: found {first['input']!r}; expected: {expected}{hint}{more}"
+
+
+def _place(problem: Any) -> tuple[int | str, ...]:
+    """Where a problem is; all branches of a union are at one place."""
+    location = problem["loc"]
+    end = next((at for at, part in enumerate(location) if _BRANCH.match(str(part))), len(location))
+    return location[:end]  # type: ignore[no-any-return]
+
+
+def _alternatives(problems: Sequence[Any]) -> list[str]:
+    """What each branch of a union takes, where the first problem is of one; else nothing."""
+    union = _place(problems[0])
+    branches = {}
+    for problem in problems:
+        if _place(problem) == union != problem["loc"]:
+            branches.setdefault(problem["loc"][len(union)], _taken(problem, problem["loc"][len(union)]))
+    return list(branches.values())
+
+
+def _taken(problem: Any, branch: str) -> str:
+    """What a branch takes, in words."""
+    words = _KINDS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+    if problem["type"] in _BOUNDS:
+        words = f"a number {words}"
+    return f"a list, each item {words}" if branch.startswith("list[") and problem["type"] != "list_type" else words
+
+
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_KINDS = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "list_type": "a list",
+}
+"""What is expected, by the type of a problem."""
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from prealign.distributed.weights import read_state
 from prealign.errors import UserError
 from prealign.files import locked
 from prealign.suites.expansion import Measurement, Plan, Training
+from prealign.suites.inputs import is_prepared, missing_inputs
 from prealign.suites.launching import Failed, Processes, default_launcher
 from prealign.suites.results import missing_measures, result_path, write_result
 
@@ -52,7 +53,13 @@ def execute(plan: Plan, processes: Processes, max_minutes: float | None, say: Ca
 
 def work_on(plan: Plan, launcher: str | None, launchers: Path, max_minutes: float | None) -> Outcome:
     """`execute` with processes that ``launcher`` starts (None: the usual one) from the folder ``launchers``, saying on
-    the terminal what it does. Raises `UserError` and `prealign.errors.Interrupted`."""
+    the terminal what it does. Raises `UserError`, before anything starts where nothing can be trained for want of text
+    or dictionaries, and `prealign.errors.Interrupted`."""
+    absent = without_inputs(plan)
+    if absent and absent.keys() == {each.name for each in plan.measurements if missing_measures(plan.folder, each)}:
+        raise UserError(next(iter(absent.values())))
+    for line in dict.fromkeys(absent.values()):
+        print(f"note: {line}", flush=True)
     chosen = launcher if launcher is not None else default_launcher()
     with claimed(plan.folder), Processes(chosen, launchers) as processes:
         return execute(plan, processes, max_minutes, lambda line: print(line, flush=True))
@@ -87,6 +94,26 @@ def is_trained(training: Training) -> bool:
     return read_state(training.recipe.folder / training.recipe.stages[0] / "weights") is not None
 
 
+def without_inputs(plan: Plan) -> dict[str, str]:
+    """Measurements that need data which is not prepared and cannot be, by name, with the line that says what is
+    missing."""
+    known: dict[str, str | None] = {}
+    absent: dict[str, str] = {}
+    for measurement in plan.measurements:
+        if not missing_measures(plan.folder, measurement):
+            continue
+        for training in measurement.training.chain:
+            if is_trained(training):
+                continue
+            data = _data_of(training)
+            if data not in known:
+                line = missing_inputs(training.recipe)
+                known[data] = None if line is None or is_prepared(training.recipe) else line
+            if (line := known[data]) is not None:
+                absent.setdefault(measurement.name, line)
+    return absent
+
+
 class _Executor:
     """The state of one call: what is prepared, what has failed."""
 
@@ -114,7 +141,7 @@ class _Executor:
     def _train(self, training: Training) -> None:
         if is_trained(training) and self._settings_stand(training):
             return
-        data = f"{training.recipe.data.dir}{'' if training.recipe.facts is None else ' with facts'}"
+        data = _data_of(training)
         if data not in self._prepared:
             self._once(data, lambda: self._prepare(training, data))
         if training.start is not None and not (training.start.export / "config.json").is_file():
@@ -123,6 +150,13 @@ class _Executor:
         self._processes.run("pretrain.py", _arguments(training), self._log(training.name))
 
     def _prepare(self, training: Training, data: str) -> None:
+        line = missing_inputs(training.recipe)
+        if line is not None and not is_prepared(training.recipe):
+            raise UserError(line)
+        if line is not None:
+            self._say(f"note: {data} stays as it was prepared, as text or dictionaries are not there any more")
+            self._prepared.add(data)
+            return
         self._say(f"prepare {data}")
         self._processes.run("prepare.py", _arguments(training), self._log(training.name), distributed=False)
         self._prepared.add(data)
@@ -150,6 +184,11 @@ class _Executor:
 
     def _log(self, name: str) -> Path:
         return self._plan.folder / "logs" / f"{name}.log"
+
+
+def _data_of(training: Training) -> str:
+    """What must be prepared for a training, in words."""
+    return f"{training.recipe.data.dir}{'' if training.recipe.facts is None else ' with facts'}"
 
 
 def _export(training: Training) -> list[str]:

@@ -3,14 +3,14 @@
 import statistics
 from collections.abc import Iterator
 
-from prealign.suites.execution import is_trained
+from prealign.suites.execution import is_trained, without_inputs
 from prealign.suites.expansion import Plan, Training
 from prealign.suites.results import Result, missing_measures, read_result
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """One line per training and per measurement, then sums. Times are of training alone, from the speed of finished
-    runs of the same shape; unknown where there are none."""
+    """One line per training and per measurement, notes on text that is not there, then sums. Times are of training
+    alone, from the speed of finished runs of the same shape; unknown where there are none."""
     speeds = _speeds(plan)
     used: dict[str, list[str]] = {}
     for (suite, label, _), name in plan.cells.items():
@@ -31,6 +31,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         missing = missing_measures(plan.folder, measurement)
         state = f"to measure: {', '.join(missing)}" if missing else "measured"
         yield f"{measurement.name:<42} {state}; for {', '.join(dict.fromkeys(used[measurement.name]))}"
+    for line in dict.fromkeys(without_inputs(plan).values()):
+        yield f"note: {line}"
     measured = sum(not missing_measures(plan.folder, measurement) for measurement in plan.measurements)
     cells = len(plan.cells)
     yield ""

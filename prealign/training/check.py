@@ -37,9 +37,15 @@ def check(recipe: Recipe, data: PreparedData, ranks: int, say: Callable[[str], N
     parallel = recipe.parallel
     groups = dp_size(ranks, parallel.tensor_parallel_size, parallel.sequence_parallel_size)
     _say_vocabulary(recipe, say)
+    if parallel.precision == "fp8":
+        say(
+            "note: parallel.precision=fp8: cards and torchao were not looked at; training is refused where a rank has "
+            "no CUDA device of compute capability 8.9 or more (L40S, H100), or no torchao"
+        )
     for name in recipe.stages:
         _say_step(stage_of(recipe, name, groups), recipe, groups, ranks, say)
-    check_same_run(recipe, coverage)
+    if (replaced := check_same_run(recipe, coverage)) is not None:
+        say(replaced)
     _check_writable(recipe)
     consumed = Account.empty(recipe)
     if recipe.model.imported_from is not None and recipe.pretrain.init_from is None:

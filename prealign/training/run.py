@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def run_stages(
         aligned = align_plan(recipe)  # ranges of steps which no pretrain stage has are refused before the align stage
         pretrain_plan(recipe, Account(aligned.text_tokens(recipe), dict.fromkeys(recipe.languages, 0), aligned.steps))
     with only_run(world, folder, say) if stages else contextlib.nullcontext():
-        world.on_first(lambda: _claim(recipe, coverage))
+        world.on_first(lambda: _claim(recipe, coverage, say))
         check_writable(folder, world.rank)
         log = MetricsLog(folder, recipe.align.layers, trackers(recipe, folder, say)) if world.is_first else None
         operations = Operations(recipe)
@@ -217,42 +218,87 @@ def _check_equal_recipes(recipe: Recipe, world: World) -> None:
                 )
 
 
-def _claim(recipe: Recipe, coverage: float | None) -> None:
-    """Write the recipe into its run folder, where no run of another recipe is; ``coverage`` as in `check_same_run`."""
-    check_same_run(recipe, coverage)
+_OF_A_RUN = (
+    "metrics.jsonl",
+    "starts.jsonl",
+    "wandb_id",
+    "wandb",
+    "tensorboard",
+    "report",
+    *STAGES,
+)
+"""What a run that is not trained yet may have left in its folder, beside its recipe."""
+
+
+def _claim(recipe: Recipe, coverage: float | None, say: Callable[[str], None]) -> None:
+    """Write the recipe into its run folder, where nothing was trained by another recipe; ``coverage`` as in
+    `check_same_run`. The lock of the folder is held."""
+    replaced = check_same_run(recipe, coverage)
     folder = recipe.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if replaced is not None:
+            say(replaced)
+            for name in _OF_A_RUN:  # before the recipe: who is killed here finds the old one again, and goes on
+                _remove(folder / name)
         write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     except OSError as error:
         raise UserError(f"run_dir: '{folder}' cannot be written ({error.strerror}); choose another folder") from None
 
 
-def check_same_run(recipe: Recipe, coverage: float | None) -> None:
-    """Raise `UserError` where the recipe's run folder holds the run of another recipe, or checkpoints without one.
-    ``coverage``: what the recipe's words per step were made of."""
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_same_run(recipe: Recipe, coverage: float | None) -> str | None:
+    """Raise `UserError` where the recipe's run folder holds what another recipe trained, or checkpoints without one. A
+    line for the user where another recipe is there, of which nothing was trained: this one replaces it. ``coverage``:
+    what the recipe's words per step were made of."""
     folder = recipe.folder
     path = folder / "recipe.yaml"
     if path.is_file():
-        old = comparable(load_recipe(str(path)))
-        new = comparable(recipe)
-        for key in sorted(old.keys() | new.keys()):
-            if key == "align.words_per_step" and coverage is not None and old.get(key) != new.get(key):
-                raise UserError(
-                    f"{path}: the run there has {key}={old.get(key)}; align.coverage={coverage:g} makes {new.get(key)} "
-                    f"of the table that is prepared now; choose another run_dir, or go on with {key}={old.get(key)} "
-                    f"align.coverage=null"
-                )
-            if old.get(key) != new.get(key) and not key.endswith(_PATHS):
-                raise UserError(
-                    f"{path}: the run there has {key}={old.get(key)}; the recipe has {key}={new.get(key)}; "
-                    "choose another run_dir"
-                )
-    elif left := [str(each) for name in STAGES for each in (folder / name).glob("*/*")]:
+        if _holds_training(folder):
+            if (difference := _difference(recipe, path, coverage)) is not None:
+                raise UserError(f"{path}: the run there has {difference}")
+            return None
+        with contextlib.suppress(UserError):  # a recipe that cannot be read is another one
+            if _difference(recipe, path, coverage) is None:
+                return None
+        return f"note: {path} is of another recipe, of which nothing was trained; this one replaces it"
+    if left := [str(each) for name in STAGES for each in (folder / name).glob("*/*")]:
         raise UserError(
             f"{path}: no such file beside {left[0]}; expected the recipe of the run that is there; restore it, or "
             f"choose another run_dir"
         )
+    return None
+
+
+def _holds_training(folder: Path) -> bool:
+    """Whether a run folder holds checkpoints, weights, or what was made of weights that are elsewhere now."""
+    trained = [folder / name for name in ("evaluation", "export")]
+    trained += [folder / name / "weights" for name in STAGES]
+    saved = (each for name in STAGES for each in (folder / name / "checkpoints").glob("step-*"))
+    return any(each.exists() for each in trained) or any(saved)
+
+
+def _difference(recipe: Recipe, path: Path, coverage: float | None) -> str | None:
+    """How the recipe of a run at ``path`` differs from this one in what is learned, and what to do; None where it does
+    not. Raises `UserError` where it cannot be read."""
+    old = comparable(load_recipe(str(path)))
+    new = comparable(recipe)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) or key.endswith(_PATHS):
+            continue
+        if key == "align.words_per_step" and coverage is not None:
+            return (
+                f"{key}={old.get(key)}; align.coverage={coverage:g} makes {new.get(key)} of the table that is prepared "
+                f"now; choose another run_dir, or go on with {key}={old.get(key)} align.coverage=null"
+            )
+        return f"{key}={old.get(key)}; the recipe has {key}={new.get(key)}; choose another run_dir"
+    return None
 
 
 def comparable(recipe: Recipe) -> dict[str, str]:

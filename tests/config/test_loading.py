@@ -1,5 +1,6 @@
 """Recipes: inheritance, overrides, and errors that say what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -218,8 +219,22 @@ def test_what_yaml_makes_of_words(base: Path, content: str, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["align.sampling=sometimes", "parallel.activation_checkpointing=some"])
-def test_keys_of_several_kinds_are_named_as_they_are(base: Path, override: str) -> None:
-    key, _, value = override.partition("=")
-    with pytest.raises(UserError, match=rf"base\.yaml: {key}: found '{value}'; expected: input should be "):
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("align.sampling=sometimes", "'uniform' or 'frequency' or a number"),
+        ("align.sampling=2", "'uniform' or 'frequency' or a number less than or equal to 1"),
+        ("parallel.activation_checkpointing=some", "'none' or 'full' or a whole number"),
+        ("parallel.activation_checkpointing=1", "'none' or 'full' or a number greater than or equal to 2"),
+        ("parallel.compile=maybe", "'auto' or true or false"),
+        ("align.layers=last", "'all' or a list"),
+        ("align.layers=[x, -1]", "'all' or a list, each item a whole number"),
+    ],
+)
+def test_all_kinds_of_value_that_a_key_takes_are_named(base: Path, override: str, expected: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(UserError) as caught:
         load_recipe(str(base), [override])
+    assert re.fullmatch(rf".*base\.yaml: {key}: found .*; expected: {expected}", str(caught.value))
+    with pytest.raises(UserError, match=r"model\.heads: found 'x'; .*\(and 1 more\)$"):
+        load_recipe(str(base), [override, "model.heads=x"])

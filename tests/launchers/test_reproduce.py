@@ -82,3 +82,24 @@ def test_mistakes_end_in_one_line_and_code_2(arguments: list[str], message: str)
     assert (code, len(errors)) == (2, 1)
     assert message in errors[0]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("suite", "keys"),
+    [("four_languages", ["zh", "de", "ar", "ru"]), ("table5", ["de", "ru"])],
+)
+def test_text_that_is_the_users_is_missed_before_anything_starts(tmp_path: Path, suite: str, keys: list[str]) -> None:
+    options = [suite, "--scale", "demo", "--results", str(tmp_path / "out"), f"data.dir={tmp_path / 'data'}"]
+    code, out, err = reproduce(*options, "--launcher", "python")
+    (line,) = err.splitlines()
+    assert code == 2
+    assert "prepare" not in out
+    assert "page" not in out
+    assert line.startswith("error: languages.")
+    assert ".text.files: no file matches 'text/" in line
+    for key in keys:
+        assert f" languages.{key}.text.files=[...] languages.{key}.dictionaries=[...]" in line
+    assert list(tmp_path.iterdir()) == []
+    code, out, err = reproduce(*options, "--list")
+    assert code == 0, err
+    assert out.count(line.replace("error: ", "note: ")) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prealign.errors import Interrupted, UserError
-from prealign.suites.execution import Outcome, claimed, execute
+from prealign.suites.execution import Outcome, claimed, execute, without_inputs, work_on
 from prealign.suites.expansion import Plan, expand
 from prealign.suites.launching import Processes, why_it_failed
 from prealign.suites.listing import plan_lines
@@ -238,3 +238,27 @@ def test_why_it_failed() -> None:
     assert why_it_failed(["Traceback", "ValueError: x", noise]) == "ValueError: x"
     assert why_it_failed([noise]) == noise
     assert why_it_failed([]) is None
+
+
+def test_runs_without_text_leave_others_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row whose text is not there is named before the others run; without others nothing starts."""
+    text = "'languages.en.text.files=[nowhere.jsonl]'"
+    rows = f"rows: [{{label: Joint, variant: joint, overrides: [{text}]}}, {{label: PreAlign, variant: prealign}}]"
+    (bench.folder / "two.yaml").write_text(SUITE[: SUITE.index("rows:")] + rows + "\nfigure: perplexity\n")
+    outcome = work_on(bench.plan(), "python", bench.launchers, None)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("note: languages.en.text.files: no file matches 'nowhere.jsonl'")
+    assert first.endswith("; give languages.en.text.files=[...]")
+    assert [name.partition("-")[0] for name in outcome.finished] == ["prealign"] * 2
+    assert [name.partition("-")[0] for name in outcome.failed] == ["joint"] * 2
+    assert not any("joint" in call for call in bench.calls())
+    with pytest.raises(UserError, match=r"languages\.en\.text\.files: no file matches"):
+        work_on(bench.plan(), "python", bench.launchers, None)
+    assert bench.calls() == []
+    # data that is prepared needs no text
+    monkeypatch.setattr("prealign.suites.execution.is_prepared", lambda recipe: True)
+    assert without_inputs(bench.plan()) == {}
+    assert [name.partition("-")[0] for name in bench.execute().finished] == ["joint"] * 2
+    assert bench.calls()[:2] == ["pretrain joint-s1", "evaluate joint-s1"]

@@ -22,6 +22,11 @@ def test_the_run_that_is_there_is_of_the_same_recipe(data_dir: Path, tmp_path: P
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text(dump_recipe(recipe))
     check(recipe, data, 1, said.append)
+    before = len(said)
+    check(other, data, 1, said.append)
+    assert "of another recipe, of which nothing was trained; this one replaces it" in "\n".join(said[before:])
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == dump_recipe(recipe)
+    (tmp_path / "run" / "align" / "checkpoints" / "step-2").mkdir(parents=True)
     with pytest.raises(UserError, match=r"recipe\.yaml: the run there has seed=1; the recipe has seed=2"):
         check(other, data, 1, said.append)
 
@@ -47,3 +52,13 @@ def test_tensor_ranks_with_unfilled_tiles(data_dir: Path) -> None:
     assert note.startswith("note: each of 2 tensor ranks holds 608 rows of the vocabulary, no multiple of 128, ")
     assert note.endswith("model.vocab_multiple=256 fills them, in a new run")
     assert notes(2, 256) == notes(1, 64) == []
+
+
+def test_the_cards_of_fp8_are_not_looked_at(data_dir: Path) -> None:
+    """The check may run on a machine without them; it says so."""
+    for precision, expected in (("fp8", 1), ("bf16", 0)):
+        recipe = tiny_recipe(data_dir, parallel={"precision": precision})
+        said: list[str] = []
+        check(recipe, open_data(recipe), 1, said.append)
+        notes = [line for line in said if line.startswith("note: parallel.precision=fp8: cards and torchao were not")]
+        assert len(notes) == expected

@@ -1,5 +1,6 @@
 """A run as a whole: its account, its words, data that moved."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prealign.config import dump_recipe
 from prealign.config.stage import STAGES, align_stage, pretrain_stage, stage_of
 from prealign.data.prepared import PreparedData, open_data
 from prealign.errors import UserError
@@ -14,7 +16,7 @@ from prealign.evaluation.aligned import alignment_lines
 from prealign.preparation.pipeline import prepare
 from prealign.processes import free_port
 from prealign.training.plan import Account, align_plan, pretrain_plan
-from prealign.training.run import finished_account
+from prealign.training.run import check_same_run, finished_account
 from prealign.training.words import check_word_lengths, word_batches, word_tokens
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.processes import finish, start, start_rank, train, train_arguments
@@ -157,3 +159,42 @@ def test_weights_and_checkpoints_have_the_rights_that_umask_gives(data_dir: Path
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.suffix != ".partial"]
     assert any(path.suffix == ".safetensors" for path in written)
     assert {oct(path.stat().st_mode & 0o777) for path in written} == {"0o640"}
+
+
+def test_a_recipe_of_which_nothing_was_trained_is_replaced(data_dir: Path, tmp_path: Path) -> None:
+    """A first start that was refused does not pin its folder, nor do steps before the first checkpoint; what they
+    recorded is not of the new run."""
+    run = tmp_path / "run"
+    arguments = train_arguments(tiny_recipe(data_dir), run, "--stop-after", "2")
+    code, _, err = finish(start([*arguments, f"model.init=hf:{tmp_path / 'nowhere'}"]))
+    assert code == 2, err
+    assert (run / "recipe.yaml").is_file()
+    row = {"kind": "train", "stage": "align", "step": 1, "tokens": 7, "lm_loss": 99.0}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (run / "starts.jsonl").write_text('{"stage": "align", "step": 0, "steps": 1, "compiled": true}\n')
+    for left in ("align/anomalies/step-1.json", "align/checkpoints/.step-1.partial/x", "report/index.html"):
+        (run / left).parent.mkdir(parents=True)
+        (run / left).write_text("{}")
+    (run / "notes.txt").write_text("the user's own")
+    code, out, err = finish(start(arguments, 2))
+    assert code == 0, err
+    assert out.count("is of another recipe, of which nothing was trained; this one replaces it") == 1
+    assert "99.0" not in (run / "metrics.jsonl").read_text()
+    assert len((run / "starts.jsonl").read_text().splitlines()) == 1
+    assert not (run / "align" / "anomalies").exists()
+    assert (run / "notes.txt").exists()
+    code, _, err = finish(start([*arguments, "seed=2"]))
+    assert code == 2
+    assert "recipe.yaml: the run there has seed=1; the recipe has seed=2; choose another run_dir" in err
+
+
+@pytest.mark.parametrize("left", ["pretrain/weights", "align/checkpoints/step-2", "evaluation", "export"])
+def test_what_was_trained_keeps_its_recipe(data_dir: Path, tmp_path: Path, left: str) -> None:
+    recipe, other = (tiny_recipe(data_dir, run_dir=str(tmp_path), seed=seed) for seed in (1, 2))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    assert check_same_run(recipe, None) is None
+    assert "this one replaces it" in (check_same_run(other, None) or "")
+    (tmp_path / left).mkdir(parents=True)
+    assert check_same_run(recipe, None) is None
+    with pytest.raises(UserError, match="the run there has seed=1"):
+        check_same_run(other, None)
