@@ -207,13 +207,13 @@ def _place(problem: Any) -> tuple[int | str, ...]:
     """Where a problem is; all branches of a union are at one place."""
     location = problem["loc"]
     end = next((at for at, part in enumerate(location) if _BRANCH.match(str(part))), len(location))
-    return location[:end]  # type: ignore[no-any-return]
+    return tuple(location[:end])
 
 
 def _alternatives(problems: Sequence[Any]) -> list[str]:
     """What each branch of a union takes, where the first problem is of one; else nothing."""
     union = _place(problems[0])
-    branches = {}
+    branches: dict[str, str] = {}
     for problem in problems:
         if _place(problem) == union != problem["loc"]:
             branches.setdefault(problem["loc"][len(union)], _taken(problem, problem["loc"][len(union)]))
