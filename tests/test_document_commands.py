@@ -26,6 +26,7 @@ from tests import documents
 from tests.conftest import SAMPLE_TEXT, tiny_recipe
 from tests.documents import ROOT, Command
 from tests.interop.checkpoints import stock_model, stock_tokenizer
+from tests.planning import sweep_files
 
 NOT_RUN = {
     r"^git clone ": "needs the network",
@@ -76,6 +77,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_checkpoint(folder / "models" / "qwen")
     shutil.copytree(ROOT / "configs/results/h100", folder / "gpu_check")
     shutil.copyfile(folder / "gpu_check/1p3b_recipe.json", folder / "gpu_check/1p3b.json")
+    stages = {"align": sweep_files.stage(1.6, words=16_384), "pretrain": sweep_files.stage(0.8)}
+    sweep_files.write(folder / "sweep.jsonl", [sweep_files.row(["batch.micro_batch_size=8"], stages, 8)])
     for program, *arguments in (
         ["launchers.prepare", "--config", "enclone_demo"],
         ["launchers.pretrain", "--config", "enclone_demo"],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prealign.config import load_recipe
-from prealign.files import digest
+from prealign.planning.sweeps import recipe_digest
 
 H100 = "NVIDIA H100 80GB HBM3"
 OOM = "out of memory"
@@ -46,7 +46,7 @@ def row(
     """``found``: what was measured by stage, or why nothing was. ``words``: the command, of `CONFIG` by default."""
     words = command() if words is None else words
     recipe = load_recipe(CONFIG, [*(word for word in words.split() if "=" in word), *overrides])
-    values = {"overrides": [*overrides], "recipe": digest(recipe.model_dump(mode="json")), "command": words}
+    values = {"overrides": [*overrides], "recipe": recipe_digest(recipe), "command": words}
     if isinstance(found, str):
         return values | {"outcome": found}
     groups = ranks // recipe.parallel.tensor_parallel_size
