@@ -76,7 +76,16 @@ def losses_of(
     return engines.train(engine, recipe, world, 0, 3), compiled, lines, graphs, untouched
 
 
-@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "bf16"), (0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16")])
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"),
+    [
+        (1, "bf16"),
+        (1, "fp32"),
+        pytest.param(0, "bf16", marks=pytest.mark.slow),
+        pytest.param(0, "fp32", marks=pytest.mark.slow),
+        pytest.param(2, "bf16", marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_passes_give_the_same_losses(zero_stage: int, precision: str) -> None:
     ((plain, *_),) = on_ranks(losses_of, 1, zero_stage, precision, "", None)
     ((losses, compiled, lines, graphs, untouched),) = on_ranks(losses_of, 1, zero_stage, precision, "eager", None)
