@@ -65,7 +65,6 @@ def test_a_loss_that_the_reference_never_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_bands_hold_the_truth_about_as_often_as_they_say(tmp_path: Path) -> None:
     held = []
     for seed in range(12):
