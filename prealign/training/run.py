@@ -277,11 +277,14 @@ def check_same_run(recipe: Recipe, coverage: float | None) -> str | None:
 
 
 def _holds_training(folder: Path) -> bool:
-    """Whether a run folder holds checkpoints, weights, or what was made of weights that are elsewhere now."""
+    """Whether a run folder holds checkpoints, weights, what was made of weights that are elsewhere now, or metrics of
+    steps, which are somebody's though no checkpoint came of them."""
     trained = [folder / name for name in ("evaluation", "export")]
     trained += [folder / name / "weights" for name in STAGES]
     saved = (each for name in STAGES for each in (folder / name / "checkpoints").glob("step-*"))
-    return any(each.exists() for each in trained) or any(saved)
+    metrics = folder / "metrics.jsonl"
+    measured = metrics.is_file() and metrics.stat().st_size > 0
+    return measured or any(each.exists() for each in trained) or any(saved)
 
 
 def _difference(recipe: Recipe, path: Path, coverage: float | None) -> str | None:

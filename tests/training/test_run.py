@@ -1,6 +1,5 @@
 """A run as a whole: its account, its words, data that moved."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -162,15 +161,12 @@ def test_weights_and_checkpoints_have_the_rights_that_umask_gives(data_dir: Path
 
 
 def test_a_recipe_of_which_nothing_was_trained_is_replaced(data_dir: Path, tmp_path: Path) -> None:
-    """A first start that was refused does not pin its folder, nor do steps before the first checkpoint; what they
-    recorded is not of the new run."""
+    """A first start that was refused does not pin its folder; what it recorded is not of the new run."""
     run = tmp_path / "run"
     arguments = train_arguments(tiny_recipe(data_dir), run, "--stop-after", "2")
     code, _, err = finish(start([*arguments, f"model.init=hf:{tmp_path / 'nowhere'}"]))
     assert code == 2, err
     assert (run / "recipe.yaml").is_file()
-    row = {"kind": "train", "stage": "align", "step": 1, "tokens": 7, "lm_loss": 99.0}
-    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     (run / "starts.jsonl").write_text('{"stage": "align", "step": 0, "steps": 1, "compiled": true}\n')
     for left in ("align/anomalies/step-1.json", "align/checkpoints/.step-1.partial/x", "report/index.html"):
         (run / left).parent.mkdir(parents=True)
@@ -179,7 +175,6 @@ def test_a_recipe_of_which_nothing_was_trained_is_replaced(data_dir: Path, tmp_p
     code, out, err = finish(start(arguments, 2))
     assert code == 0, err
     assert out.count("is of another recipe, of which nothing was trained; this one replaces it") == 1
-    assert "99.0" not in (run / "metrics.jsonl").read_text()
     assert len((run / "starts.jsonl").read_text().splitlines()) == 1
     assert not (run / "align" / "anomalies").exists()
     assert (run / "notes.txt").exists()
@@ -195,6 +190,16 @@ def test_what_was_trained_keeps_its_recipe(data_dir: Path, tmp_path: Path, left:
     assert check_same_run(recipe, None) is None
     assert "this one replaces it" in (check_same_run(other, None) or "")
     (tmp_path / left).mkdir(parents=True)
+    assert check_same_run(recipe, None) is None
+    with pytest.raises(UserError, match="the run there has seed=1"):
+        check_same_run(other, None)
+
+
+def test_metrics_of_steps_keep_their_recipe(data_dir: Path, tmp_path: Path) -> None:
+    """Of a run that was stopped before its first checkpoint."""
+    recipe, other = (tiny_recipe(data_dir, run_dir=str(tmp_path), seed=seed) for seed in (1, 2))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "stage": "align", "step": 1}\n')
     assert check_same_run(recipe, None) is None
     with pytest.raises(UserError, match="the run there has seed=1"):
         check_same_run(other, None)
